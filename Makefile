@@ -1,0 +1,58 @@
+# Every target makes the virtual environment that it needs; nothing else has to be installed but Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check lint types imports test test-slow bench docs format clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(BIN)/.runtime ## install, then run the founding case on a scaled-down replica in ./demo
+	rm -rf $(DEMO)
+	$(BIN)/overlay demo $(DEMO)
+
+check: lint types imports test ## everything that CI runs
+
+lint: $(BIN)/.dev ## style and formatting
+	$(BIN)/ruff check overlay tests benchmarks
+	$(BIN)/ruff format --check overlay tests benchmarks
+
+types: $(BIN)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(BIN)/.dev ## the direction of imports
+	$(BIN)/lint-imports
+
+test: $(BIN)/.dev ## the tests, without the slow ones
+	$(BIN)/pytest -q
+
+test-slow: $(BIN)/.dev ## full-size replicas, and the laws at full depth
+	$(BIN)/pytest -q -m slow -s
+
+bench: $(BIN)/.dev ## costs as ratios, measured in one run
+	$(BIN)/python benchmarks/run.py
+
+docs: $(BIN)/.dev ## write the generated pages of docs/ anew
+	$(BIN)/python docs/generate.py
+
+format: $(BIN)/.dev ## format the code
+	$(BIN)/ruff check --fix-only overlay tests benchmarks
+	$(BIN)/ruff format overlay tests benchmarks
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(BIN)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@ $(BIN)/.runtime

@@ -1,0 +1,56 @@
+"""Overlay manager for large language model checkpoints.
+
+The verbs of the command line as functions, lazily, so that ``import overlay`` costs nothing::
+
+    import overlay
+
+    done = overlay.apply(overlay.Request(source="glm-5.2-nvfp4-mtp.yaml"), "serve")
+    verdict = overlay.verify("serve", level="content")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from overlay.api import Locked, Request, apply, init, inspect, lock, plan, schema, verify
+    from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch, OverlayError, UsageError
+    from overlay.running.opening import Places
+
+_HOMES = {
+    **dict.fromkeys(
+        ("Locked", "Request", "apply", "init", "inspect", "lock", "plan", "schema", "verify"), "overlay.api"
+    ),
+    **dict.fromkeys(
+        ("Conflict", "EnvironmentFault", "InvalidInput", "Mismatch", "OverlayError", "UsageError"), "overlay.errors"
+    ),
+    "Places": "overlay.running.opening",
+}
+
+__all__ = [
+    "Conflict",
+    "EnvironmentFault",
+    "InvalidInput",
+    "Locked",
+    "Mismatch",
+    "OverlayError",
+    "Places",
+    "Request",
+    "UsageError",
+    "apply",
+    "init",
+    "inspect",
+    "lock",
+    "plan",
+    "schema",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'overlay' has no attribute {name!r}")

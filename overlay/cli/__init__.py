@@ -1,0 +1,5 @@
+"""The command line: parse, call `overlay.api`, render.  Nothing that a user of the library would miss."""
+
+from overlay.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,40 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from overlay.running.opening import Places
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--base``, ``--donor`` and ``--allow-root``: where things are on this machine."""
+    for option in (
+        click.option(
+            "--allow-root", multiple=True, metavar="DIR", help="A folder that a checkpoint's links may reach."
+        ),
+        click.option("--donor", multiple=True, metavar="NAME=PATH", help="A local copy of a donor of the manifest."),
+        click.option("--base", metavar="REF", help="A local copy of the base, instead of what the manifest names."),
+    ):
+        command = option(command)
+    return command
+
+
+def places(base: str | None, donor: tuple[str, ...], allow_root: tuple[str, ...]) -> Places:
+    """What the three options say.
+
+    Raises:
+        click.UsageError: a ``--donor`` that is not NAME=PATH.
+    """
+    donors = {}
+    for text in donor:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise click.UsageError(f"expected --donor NAME=PATH, found {text}")
+        donors[name] = path
+    return Places(base=base, donors=donors, allowed_roots=allow_root)

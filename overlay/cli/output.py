@@ -1,0 +1,93 @@
+"""Output: data on stdout, words and progress on stderr, a JSON document in every case when JSON is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from overlay.report.escape import printable
+
+FORMATS = ("auto", "human", "json", "quiet")
+DOCUMENT_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command speaks."""
+
+    format: str = "human"
+
+    @classmethod
+    def guess(cls, arguments: list[str]) -> Output:
+        """What `arguments` ask for, for errors that come before they are parsed."""
+        if "--json" in arguments or "--format=json" in arguments or _follows(arguments, "--format", "json"):
+            return cls("json")
+        return cls("human")
+
+    def show(self, kind: str, document: dict[str, Any], lines: Iterable[str], brief: str = "") -> None:
+        """Print a result: as a JSON document, as lines, or as one brief line."""
+        if self.format == "json":
+            self.document(kind, document)
+        elif self.format == "quiet":
+            if brief:
+                click.echo(printable(brief))
+        else:
+            for line in lines:
+                click.echo(printable(line))
+
+    def document(self, kind: str, document: dict[str, Any]) -> None:
+        """Print ``{"kind": kind, "format": 1, …}`` on one line; non-ASCII is escaped."""
+        click.echo(json.dumps({"kind": kind, "format": DOCUMENT_FORMAT, **document}, ensure_ascii=True))
+
+    def failed(self, message: str, kind: str, code: int, hint: str = "", others: tuple[str, ...] = ()) -> int:
+        """Print an error's JSON document where one is asked for; gives back the exit code."""
+        if self.format == "json":
+            error = {"kind": kind, "message": message, "hint": hint, "others": list(others), "exit_code": code}
+            self.document("error", {"error": error})
+        return code
+
+
+def report_error(
+    output: Output, message: str, kind: str, code: int, *, hint: str = "", others: tuple[str, ...] = ()
+) -> int:
+    """Say on stderr what stopped the command and what to type next; gives back the exit code."""
+    for line in (message, *others):
+        print(f"error: {printable(line)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {printable(hint)}", file=sys.stderr)
+    return output.failed(message, kind, code, hint, others)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options ``--format``, ``--json`` and ``-q``, which `chosen_output` combines."""
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="Print only what a script needs."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document; same as --format json."),
+        click.option(
+            "--format",
+            "format_",
+            type=click.Choice(FORMATS),
+            default="auto",
+            show_default=True,
+            help="Form of the output.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_output(format_: str, as_json: bool, quiet: bool) -> Output:
+    """The output that the three options mean together."""
+    wanted = {format_} - {"auto"} | ({"json"} if as_json else set()) | ({"quiet"} if quiet else set())
+    if len(wanted) > 1:
+        raise click.UsageError(f"expected one output format, found {', '.join(sorted(wanted))}")
+    return Output(wanted.pop() if wanted else "human")
+
+
+def _follows(arguments: list[str], option: str, value: str) -> bool:
+    return any(pair == (option, value) for pair in zip(arguments, arguments[1:], strict=False))

@@ -1,0 +1,1 @@
+"""Core: values to values.  Pure: composes, checks and plans; opens no file and prints nothing."""

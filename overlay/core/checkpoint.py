@@ -1,0 +1,98 @@
+"""A checkpoint as it was seen: what its directory held, and what was read of it.
+
+Values only.  `storage.local` makes them; everything in core judges and combines them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from overlay.core.findings import Finding
+from overlay.formats.header import Header
+from overlay.formats.index import Index
+
+
+class Fingerprint(NamedTuple):
+    """What the kernel says of an inode; equal fingerprints mean that its bytes were not touched.
+
+    ``ctime`` cannot be set back by a program, ``mtime`` can.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileSeen:
+    """A regular file, links resolved."""
+
+    name: str
+    """Its name in the checkpoint, with ``/`` between folders."""
+    location: str
+    """The real file: an absolute path without links."""
+    fingerprint: Fingerprint
+    via_link: bool = False
+    stated_sha256: str = ""
+    """What a content-addressed store says of it: the Hub cache names LFS blobs by their sha256."""
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self.fingerprint.size
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard whose header is valid."""
+
+    file: FileSeen
+    header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """A small file that is not a shard; read whole."""
+
+    file: FileSeen
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a directory holds."""
+
+    label: str
+    """How the user named it."""
+    root: str
+    """Real path of the directory."""
+    index: Index | None
+    index_file: FileSeen | None
+    shards: Mapping[str, Shard]
+    """The readable shards: those the index names, or the only one there is."""
+    strays: Mapping[str, FileSeen] = field(default_factory=dict)
+    """Files of weights that the index does not name."""
+    sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    """Entries that are no part of a checkpoint: folders, dot files, and files too large for a sidecar."""
+    findings: tuple[Finding, ...] = ()
+    """What was wrong while reading."""
+    commit: str | None = None
+    """The commit, when it is a snapshot of the Hub cache."""
+
+    @cached_property
+    def weight_map(self) -> Mapping[str, str]:
+        """Tensor to shard: the index's, or, without an index, what the shards hold."""
+        if self.index is not None:
+            return self.index.weight_map
+        return {name: shard for shard, seen in self.shards.items() for name in seen.header.names}
+
+    @cached_property
+    def data_bytes(self) -> int:
+        """Tensor data bytes of all shards."""
+        return sum(shard.header.data_bytes for shard in self.shards.values())

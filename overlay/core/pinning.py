@@ -1,0 +1,197 @@
+"""Pinning: write down what a composition was made of, and hold a later one against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from overlay.core.checkpoint import Checkpoint, FileSeen
+from overlay.core.composing import BuiltShard, Composition, LinkedShard
+from overlay.core.findings import Finding, about
+from overlay.formats.digest import Digests, sha256_of
+from overlay.formats.lock import Lock, LockedFile, LockedGraft, LockedResult, LockedSource, LockedTensor, LockLevel
+from overlay.formats.manifest import Manifest
+from overlay.formats.names import INDEX_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What hashing found; empty at the level ``headers``."""
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Real file to sha256."""
+    shards: Mapping[str, Digests] = field(default_factory=dict)
+    """Built shard to what it will be, or is."""
+    tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Graft's shard to tensor to xxh3-128."""
+
+
+def make_lock(
+    manifest: Manifest,
+    composition: Composition,
+    base: Checkpoint,
+    donors: Mapping[str, Checkpoint],
+    level: LockLevel,
+    measured: Measured,
+) -> Lock:
+    """The lock of `composition`; equal inputs give an equal lock."""
+    grafts = {
+        shard.name: _graft(shard, measured)
+        for shard in composition.shards
+        if isinstance(shard, BuiltShard) or shard.origin == "graft"
+    }
+    return Lock(
+        manifest_sha256=manifest.digest,
+        level=level,
+        base=_source(str(manifest.base), base, _base_files(base, measured)),
+        donors={
+            name: _source(manifest.donors[name], donor, _donor_files(name, composition, measured))
+            for name, donor in donors.items()
+        },
+        grafts=grafts,
+        files={
+            file.name: LockedFile(size=file.sidecar.file.size, sha256=file.sidecar.sha256)
+            for file in composition.sidecars
+            if file.origin == "manifest"
+        },
+        result=LockedResult(
+            tensors=composition.tensors,
+            shards=len(composition.shards),
+            total_size=composition.total_size,
+            index_sha256=sha256_of(composition.index),
+        ),
+    )
+
+
+def compare(lock: Lock, fresh: Lock) -> list[Finding]:
+    """What moved since `lock`, given the lock that the same inputs would get now.
+
+    Digests that either side does not have are not compared.
+    """
+    findings = list(_compare_files("base", lock.base.files, fresh.base.files))
+    for name in lock.donors.keys() & fresh.donors.keys():
+        findings += _compare_files(f"donor {name}", lock.donors[name].files, fresh.donors[name].files)
+    findings += _compare_files("manifest", lock.files, fresh.files)
+    for name in lock.grafts.keys() | fresh.grafts.keys():
+        findings += _compare_graft(name, lock.grafts.get(name), fresh.grafts.get(name))
+    if not findings and lock.result != fresh.result:
+        message = f"expected {_words(lock.result)}, found {_words(fresh.result)}"
+        findings.append(about("LCK001", INDEX_NAME, message, key="result"))
+    return sorted(findings)
+
+
+def expected_digests(lock: Lock, composition: Composition) -> dict[str, str]:
+    """Real file of every linked shard to the sha256 that the lock pins it to."""
+    expected = {}
+    for shard in composition.shards:
+        if isinstance(shard, BuiltShard):
+            continue
+        name = shard.shard.file.name
+        pinned = lock.base.files.get(name) if shard.origin == "base" else lock.grafts.get(shard.name)
+        if pinned is not None and pinned.sha256:
+            expected[shard.shard.file.location] = pinned.sha256
+    return expected
+
+
+def _source(reference: str, seen: Checkpoint, files: dict[str, LockedFile]) -> LockedSource:
+    return LockedSource(reference=reference, commit=seen.commit, files=files)
+
+
+def _base_files(base: Checkpoint, measured: Measured) -> dict[str, LockedFile]:
+    files = {
+        name: LockedFile(size=shard.file.size, sha256=_sha256(shard.file, measured), header_sha256=shard.header.digest)
+        for name, shard in base.shards.items()
+    }
+    if base.index is not None:
+        files[INDEX_NAME] = LockedFile(size=len(base.index.raw), sha256=sha256_of(base.index.raw))
+    for name, sidecar in base.sidecars.items():
+        files[name] = LockedFile(size=sidecar.file.size, sha256=sidecar.sha256)
+    return dict(sorted(files.items()))
+
+
+def _donor_files(donor: str, composition: Composition, measured: Measured) -> dict[str, LockedFile]:
+    """The shards of a donor that give something to a built shard."""
+    used: dict[str, FileSeen] = {}
+    for shard in composition.shards:
+        if shard.origin == "graft" and shard.donor == donor if isinstance(shard, LinkedShard) else shard.donor == donor:
+            used.update({source.file.name: source.file for source in shard.sources})
+    return {name: LockedFile(size=file.size, sha256=_sha256(file, measured)) for name, file in sorted(used.items())}
+
+
+def _graft(shard: LinkedShard | BuiltShard, measured: Measured) -> LockedGraft:
+    digests = measured.tensors.get(shard.name, {})
+    if isinstance(shard, BuiltShard):
+        known = measured.shards.get(shard.name)
+        sha256 = known.sha256 if known is not None else None
+    else:
+        sha256 = _sha256(shard.shard.file, measured)
+    return LockedGraft(
+        donor=shard.donor,
+        size=shard.size,
+        header_sha256=shard.header_sha256,
+        sha256=sha256,
+        whole=isinstance(shard, LinkedShard),
+        tensors={
+            source.name: LockedTensor(
+                dtype=source.dtype,
+                shape=list(source.shape),
+                xxh3_128=digests.get(source.name),
+                file=source.file.name,
+                begin=source.begin,
+                end=source.end,
+            )
+            for source in sorted(shard.sources)
+        },
+    )
+
+
+def _sha256(file: FileSeen, measured: Measured) -> str | None:
+    """What was measured, else what the file's content-addressed store says."""
+    return measured.files.get(file.location) or file.stated_sha256 or None
+
+
+def _compare_files(
+    whose: str, expected: Mapping[str, LockedFile], found: Mapping[str, LockedFile]
+) -> Iterator[Finding]:
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            yield about("LCK001", name, f"expected it in the {whose}, found none since the lock")
+        elif name not in expected:
+            yield about("LCK001", name, f"expected no such file in the {whose}, found one since the lock")
+        else:
+            yield from _compare_file(name, whose, expected[name], found[name])
+
+
+def _compare_file(name: str, whose: str, expected: LockedFile, found: LockedFile) -> Iterator[Finding]:
+    if expected.size != found.size:
+        yield about("LCK004", name, f"expected {expected.size} bytes in the {whose}, found {found.size}")
+    elif expected.header_sha256 and found.header_sha256 and expected.header_sha256 != found.header_sha256:
+        message = f"expected header sha256 {expected.header_sha256} in the {whose}, found {found.header_sha256}"
+        yield about("LCK001", name, message)
+    elif expected.sha256 and found.sha256 and expected.sha256 != found.sha256:
+        yield about("LCK001", name, f"expected sha256 {expected.sha256} in the {whose}, found {found.sha256}")
+
+
+def _compare_graft(name: str, expected: LockedGraft | None, found: LockedGraft | None) -> Iterator[Finding]:
+    if expected is None or found is None:
+        yield about("LCK001", name, "expected the grafts of the lock, found others")
+        return
+    if expected.size != found.size:
+        yield about("LCK004", name, f"expected {expected.size} bytes in the graft, found {found.size}")
+    elif expected.header_sha256 != found.header_sha256:
+        message = f"expected header sha256 {expected.header_sha256} in the graft, found {found.header_sha256}"
+        yield about("LCK001", name, message)
+    elif expected.sha256 and found.sha256 and expected.sha256 != found.sha256:
+        yield about("LCK001", name, f"expected sha256 {expected.sha256} in the graft, found {found.sha256}")
+    for tensor, pinned in expected.tensors.items():
+        now = found.tensors.get(tensor)
+        if now is not None and pinned.xxh3_128 and now.xxh3_128 and pinned.xxh3_128 != now.xxh3_128:
+            message = f"expected xxh3-128 {pinned.xxh3_128}, found {now.xxh3_128}"
+            yield about("LCK001", name, message, tensor=tensor)
+
+
+def _words(result: LockedResult) -> str:
+    return (
+        f"{result.tensors} tensors, {result.shards} shards, total_size {result.total_size}, "
+        f"index sha256 {result.index_sha256}"
+    )

@@ -1,0 +1,172 @@
+"""Planning: what has to be done at a target, as a value that can be printed, saved and compared.
+
+A plan decides everything that can be decided without acting; `running.applying` carries it out and decides nothing.  Its
+`state` is a digest of what the target will be; a target whose receipt bears the same state, and which passes its own
+check, has nothing to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from overlay.core.composing import BuiltShard, Composition, CopiedFile, LinkedShard
+from overlay.core.findings import Finding
+from overlay.core.target import TargetSeen, TargetState
+from overlay.errors import Conflict
+from overlay.formats import strict_json
+from overlay.formats.digest import sha256_of
+from overlay.formats.names import INDEX_NAME
+
+Part = LinkedShard | BuiltShard | CopiedFile | bytes
+Do = Literal["link", "build", "copy", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One file of the target, and how it gets there."""
+
+    do: Do
+    name: str
+    origin: str
+    """``base``, ``graft``, ``sidecar`` or ``index``."""
+    size: int
+    source: str = ""
+    """The real file, for a link or a copy; the donor's shards, for a build."""
+    part: Part = field(default=b"", repr=False, compare=False)
+    """What carrying it out needs; not part of what is printed."""
+
+    def document(self) -> dict[str, Any]:
+        """The action as it stands in JSON documents."""
+        return {"do": self.do, "name": self.name, "origin": self.origin, "bytes": self.size, "source": self.source}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that applying will do."""
+
+    name: str
+    target: str
+    link_mode: str
+    actions: tuple[Action, ...]
+    """In order; the index is written after the shards that it names.  Empty: there is nothing to do."""
+    reasons: tuple[str, ...]
+    """Why there is something to do."""
+    notes: tuple[str, ...]
+    state: str
+    """Digest of what the target will be."""
+    tensors: int
+    total_size: int
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes that will take space on the target's file system, links excluded."""
+        linked = self.link_mode == "copy"
+        return sum(action.size for action in self.actions if action.do != "link" or linked)
+
+    @property
+    def bytes_to_link(self) -> int:
+        """Bytes that are in the target without being written."""
+        return 0 if self.link_mode == "copy" else sum(action.size for action in self.actions if action.do == "link")
+
+    def document(self) -> dict[str, Any]:
+        """The plan as it stands in JSON documents; equal plans give equal bytes."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "link": self.link_mode,
+            "empty": not self.actions,
+            "reasons": list(self.reasons),
+            "actions": [action.document() for action in self.actions],
+            "bytes": {"linked": self.bytes_to_link, "written": self.bytes_to_write},
+            "result": {"tensors": self.tensors, "total_size": self.total_size},
+            "notes": list(self.notes),
+            "state": self.state,
+        }
+
+
+def make_plan(composition: Composition, target: TargetSeen, findings: Sequence[Finding], link_mode: str) -> Plan:
+    """What brings `target`, which was found to have `findings`, to `composition`.
+
+    Raises:
+        Conflict: the target is not ours, or holds files that we did not place.
+    """
+    _require_ours(target)
+    _require_no_foreign_files(target, findings)
+    state = _state(composition, link_mode)
+    reasons = tuple(_reasons(target, findings, state))
+    return Plan(
+        name=composition.name,
+        target=target.path,
+        link_mode=link_mode,
+        actions=tuple(_actions(composition)) if reasons else (),
+        reasons=reasons,
+        notes=composition.notes,
+        state=state,
+        tensors=composition.tensors,
+        total_size=composition.total_size,
+    )
+
+
+def recipe_digest(shard: BuiltShard) -> str:
+    """Digest of what a shard is built from: its header, and the donor's ranges by name, size and time of last change.
+
+    The place of the donor does not count: a moved donor is still the same one.
+    """
+    ranges = [[s.file.name, s.file.size, s.file.fingerprint.mtime_ns, s.begin, s.end] for s in shard.sources]
+    return sha256_of(strict_json.canonical([shard.header_sha256, ranges]))
+
+
+def _require_ours(target: TargetSeen) -> None:
+    if target.state is TargetState.FOREIGN:
+        raise Conflict(
+            "expected an absent or empty folder, or one that overlay assembled, found something else",
+            subject=target.path,
+            hint="choose another folder for -o",
+        )
+
+
+def _require_no_foreign_files(target: TargetSeen, findings: Iterable[Finding]) -> None:
+    foreign = [finding.line for finding in findings if finding.code == "LCK003"]
+    if foreign:
+        raise Conflict(
+            foreign[0],
+            subject=target.path,
+            hint="move the file out of the target, which is replaced as a whole",
+            others=tuple(foreign[1:]),
+        )
+
+
+def _reasons(target: TargetSeen, findings: Sequence[Finding], state: str) -> Iterator[str]:
+    if target.state in (TargetState.ABSENT, TargetState.EMPTY):
+        yield f"the target is {target.state.value}"
+    elif target.receipt is not None and target.receipt.state != state:
+        yield "the target was assembled from something else"
+    for finding in findings:
+        yield f"repair: {finding.line}"
+
+
+def _actions(composition: Composition) -> Iterator[Action]:
+    for shard in composition.shards:
+        if isinstance(shard, LinkedShard):
+            yield Action("link", shard.name, shard.origin, shard.size, shard.shard.file.location, shard)
+        else:
+            sources = sorted({source.file.name for source in shard.sources})
+            yield Action("build", shard.name, "graft", shard.size, ", ".join(sources), shard)
+    for file in composition.sidecars:
+        yield Action("copy", file.name, "sidecar", file.sidecar.file.size, file.sidecar.file.location, file)
+    if composition.index:
+        yield Action("write", INDEX_NAME, "index", len(composition.index), "", composition.index)
+
+
+def _state(composition: Composition, link_mode: str) -> str:
+    """Digest of the target to be: names, contents as far as they are known, and how files are placed."""
+    shards = [
+        [s.name, s.shard.file.location, s.size, s.header_sha256, s.shard.file.fingerprint.mtime_ns]
+        if isinstance(s, LinkedShard)
+        else [s.name, recipe_digest(s)]
+        for s in composition.shards
+    ]
+    sidecars = [[file.name, file.sidecar.sha256] for file in composition.sidecars]
+    return sha256_of(strict_json.canonical([link_mode, shards, sidecars, sha256_of(composition.index)]))

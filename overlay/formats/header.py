@@ -1,0 +1,370 @@
+"""The safetensors header: read strictly, with its offsets, and written to the byte.
+
+Source: the format section of the safetensors README and `tensor.rs` of release 0.8.0.  A file is
+``u64 little-endian N``, N bytes of JSON, then the data; ``data_offsets`` count from the first data byte.
+
+The rules, all of them refused when broken:
+
+1. N is at most 100,000,000 and the header lies inside the file.  The header begins with ``{``.
+2. No key occurs twice, at any level.  ``__metadata__`` maps strings to strings.
+3. Each tensor has ``dtype``, ``shape`` and ``data_offsets`` of the right types, and the range is exactly as long as
+   dtype and shape say, without overflow and without a broken byte.
+4. The ranges tile the data: no hole, no overlap, nothing before the first and nothing after the last.
+
+What the library lets pass although it is dubious is kept as `Header.quirks`.  Tensors are kept as columns in the order
+of their bytes, because a quarter of a million small objects would cost three times the memory.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from overlay.formats import dtypes, strict_json
+
+LENGTH_BYTES: Final = 8
+MAX_HEADER_BYTES: Final = 100_000_000
+METADATA_KEY: Final = "__metadata__"
+_FIELDS = ("dtype", "shape", "data_offsets")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_MINUS_ZERO = re.compile(rb"(?<![eE])-0(?![.eE])")
+
+
+class HeaderProblem(ValueError):
+    """The bytes are not a strictly valid header.
+
+    Attributes:
+        tensor: the tensor concerned, or "".
+        about_size: true when header and file size contradict each other (a cut or padded file).
+    """
+
+    def __init__(self, problem: str, *, tensor: str = "", about_size: bool = False) -> None:
+        self.tensor = tensor
+        self.about_size = about_size
+        super().__init__(problem)
+
+
+class TensorInfo(NamedTuple):
+    """One entry of a header; offsets are bytes from the start of the data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.end - self.begin
+
+    @property
+    def elements(self) -> int:
+        """Number of elements; packed dtypes count their containers."""
+        return dtypes.count_elements(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """A valid header; tensors in the order of their bytes."""
+
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[tuple[int, ...]]
+    ends: array[int]
+    """Last byte + 1 of each tensor; a tensor begins where the one before it ends."""
+    metadata: dict[str, str] | None
+    data_start: int
+    """Offset in the file of the first data byte: 8 + N."""
+    digest: str
+    """sha256 of the first `data_start` bytes of the file, in hex."""
+    quirks: tuple[str, ...] = field(default=())
+    """What the format frowns on and every loader accepts."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.positions
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        """The tensor called `name`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self.at(self.positions[name])
+
+    def at(self, position: int) -> TensorInfo:
+        """The tensor at `position` in the order of bytes."""
+        begin = self.ends[position - 1] if position else 0
+        return TensorInfo(self.dtypes[position], self.shapes[position], begin, self.ends[position])
+
+    def items(self) -> Iterator[tuple[str, TensorInfo]]:
+        """Names and tensors in the order of their bytes."""
+        for position, name in enumerate(self.names):
+            yield name, self.at(position)
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Name to position; built when first asked for."""
+        return {name: position for position, name in enumerate(self.names)}
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of tensor data."""
+        return self.ends[-1] if self.ends else 0
+
+    @property
+    def file_bytes(self) -> int:
+        """The size that the file has, when it is whole."""
+        return self.data_start + self.data_bytes
+
+
+def read_length(prefix: bytes, file_bytes: int) -> int:
+    """The length N of the JSON text, from the first bytes of a file of `file_bytes`.
+
+    Raises:
+        HeaderProblem: N is missing, over the format's limit, or runs past the end of the file.
+    """
+    foreign = recognise(prefix)
+    if foreign:
+        raise HeaderProblem(f"expected a safetensors shard, found {foreign}", about_size=True)
+    if len(prefix) < LENGTH_BYTES:
+        raise HeaderProblem(f"expected an 8-byte header length, found a file of {file_bytes} bytes", about_size=True)
+    length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
+    if length > MAX_HEADER_BYTES:
+        raise HeaderProblem(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found a length of {length}")
+    if LENGTH_BYTES + length > file_bytes:
+        raise HeaderProblem(
+            f"expected {LENGTH_BYTES + length} header bytes, found a file of {file_bytes} bytes", about_size=True
+        )
+    return length
+
+
+def recognise(prefix: bytes) -> str:
+    """Name what a file that starts with `prefix` is, when it is a well-known something else; else ""."""
+    if prefix.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (the real file was never downloaded)"
+    if prefix.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "an HTML page (a saved error page?)"
+    if prefix[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":  # these two can be the length of a real header
+        if prefix.startswith(b"\x1f\x8b"):
+            return "gzip data"
+        if prefix.startswith(b"PK\x03\x04"):
+            return "a ZIP archive (a PyTorch pickle?)"
+    if prefix[:1] == b"\x80" and prefix[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and prefix[6:8] != b"\0\0":
+        return "a pickle stream"
+    if prefix.startswith(b"GGUF"):
+        return "a GGUF file"
+    return ""
+
+
+def parse_header(raw: bytes, file_bytes: int) -> Header:
+    """Parse the first 8 + N bytes of a shard of `file_bytes`.
+
+    Raises:
+        HeaderProblem: any rule of this module is broken.
+    """
+    length = read_length(raw[:64], file_bytes)
+    text = raw[LENGTH_BYTES : LENGTH_BYTES + length]
+    if len(text) < length:
+        raise HeaderProblem(f"expected {length} bytes of header text, found {len(text)}", about_size=True)
+    if not text.startswith(b"{"):
+        raise HeaderProblem(f"expected the header to begin with '{{', found {text[:1]!r}")
+    table = _decode(text)
+    metadata, quirks = _parse_metadata(table.pop(METADATA_KEY)) if METADATA_KEY in table else (None, [])
+    columns = _Columns(quirks)
+    for name, entry in table.items():
+        columns.add(name, entry)
+    data_start = LENGTH_BYTES + length
+    if data_start % 8:
+        columns.quirks.append(f"header length {length} is not a multiple of 8, so that tensors are misaligned")
+    columns.arrange(file_bytes - data_start)
+    return Header(
+        names=columns.names,
+        dtypes=columns.dtypes,
+        shapes=columns.shapes,
+        ends=array("Q", columns.ends),
+        metadata=metadata,
+        data_start=data_start,
+        digest=sha256(raw[:data_start]).hexdigest(),
+        quirks=tuple(columns.quirks),
+    )
+
+
+def render_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The first 8 + N bytes of a shard that holds (name, dtype, shape) in the given order.
+
+    Byte for byte what safetensors 0.8.0 writes for tensors in its order (see `layout_order`): compact JSON, UTF-8,
+    padded with spaces to a multiple of 8.
+
+    Raises:
+        ValueError: a name occurs twice or is ``__metadata__``.
+    """
+    table: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
+    offset = 0
+    for name, dtype, shape in tensors:
+        if name in table or name == METADATA_KEY:
+            raise ValueError(f"tensor name {name!r} cannot be written twice in one shard")
+        end = offset + dtypes.count_bytes(dtype, shape)
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = orjson.dumps(table)
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def layout_order(name: str, dtype: str) -> tuple[int, str]:
+    """Sort key of the safetensors library: wide dtypes first, so that all stay aligned, then by name."""
+    return -dtypes.RANK[dtype], name
+
+
+def _decode(text: bytes) -> dict[str, Any]:
+    try:
+        table = strict_json.decode_unchecked(text)
+        if not isinstance(table, dict):
+            raise HeaderProblem(f"expected a JSON object, found {_kind(table)}")
+        # Rule 1 of strict_json, with the keys of the two levels that a valid header has.
+        keys = len(table) + sum(len(entry) for entry in table.values() if isinstance(entry, dict))
+        if text.count(b":") != keys:
+            strict_json.decode_slowly(text)
+    except strict_json.JsonProblem as error:
+        raise HeaderProblem(str(error)) from None
+    # JSON readers disagree: 0 here, the floating point number -0.0, which is no offset, in the library.
+    if b"-0" in text and _MINUS_ZERO.search(_STRING.sub(b'""', text)):
+        raise HeaderProblem("expected whole numbers >= 0, found -0")
+    return table
+
+
+def _parse_metadata(value: Any) -> tuple[dict[str, str] | None, list[str]]:
+    if value is None:
+        return None, ["__metadata__ is null"]
+    if not isinstance(value, dict):
+        raise HeaderProblem(f"expected an object, found {_kind(value)}", tensor=METADATA_KEY)
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise HeaderProblem(f"expected a string for {key!r}, found {_kind(text)}", tensor=METADATA_KEY)
+    return value, []
+
+
+class _Columns:
+    """The columns of a header while they are being filled."""
+
+    def __init__(self, quirks: list[str]) -> None:
+        self.names: list[str] = []
+        self.dtypes: list[str] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.begins: list[int] = []
+        self.ends: list[int] = []
+        self.quirks = quirks
+        # About thirty different (dtype, shape) pairs serve 233,087 tensors: compute each size once, share each tuple.
+        self._sizes: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...], int]] = {}
+
+    def add(self, name: str, entry: Any) -> None:
+        try:
+            dtype, shape = entry["dtype"], entry["shape"]
+            begin, end = entry["data_offsets"]
+            for extent in shape:
+                if type(extent) is not int or extent < 0:
+                    raise TypeError
+            if type(begin) is not int or type(end) is not int or begin < 0 or type(shape) is not list:
+                raise TypeError
+            known = self._sizes.get((dtype, tuple(shape)))
+        except (KeyError, TypeError, ValueError):
+            raise _explain(name, entry) from None
+        if known is None:
+            known = self._learn(name, dtype, tuple(shape))
+        if end - begin != known[2]:
+            raise HeaderProblem(
+                f"expected {known[2]} bytes for {dtype} {list(shape)}, found data_offsets [{begin}, {end}]", tensor=name
+            )
+        if len(entry) != len(_FIELDS):
+            try:
+                strict_json.survey([entry])
+            except strict_json.JsonProblem as error:
+                raise HeaderProblem(str(error), tensor=name) from None
+            extra = ", ".join(repr(key) for key in entry if key not in _FIELDS)
+            self.quirks.append(f"tensor {name!r} has unknown fields: {extra}")
+        self.names.append(name)
+        self.dtypes.append(known[0])
+        self.shapes.append(known[1])
+        self.begins.append(begin)
+        self.ends.append(end)
+
+    def _learn(self, name: str, dtype: Any, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
+        if not isinstance(dtype, str) or dtype not in dtypes.BITS:
+            raise HeaderProblem(f"expected a dtype of safetensors 0.8, found {dtype!r}", tensor=name)
+        try:
+            size = dtypes.count_bytes(dtype, shape)
+        except OverflowError:
+            raise HeaderProblem(f"expected a size below 2^64 bytes, found shape {list(shape)}", tensor=name) from None
+        except ValueError:
+            raise HeaderProblem(
+                f"expected {dtype} elements that fill whole bytes, found shape {list(shape)}", tensor=name
+            ) from None
+        return self._sizes.setdefault((dtype, shape), (dtype, shape, size))
+
+    def arrange(self, data_bytes: int) -> None:
+        """Put the tensors in the order of their bytes, and hold rule 4 against `data_bytes` of data."""
+        if not self._contiguous():
+            order = sorted(range(len(self.names)), key=lambda i: (self.begins[i], self.ends[i]))
+            self.names = [self.names[i] for i in order]
+            self.dtypes = [self.dtypes[i] for i in order]
+            self.shapes = [self.shapes[i] for i in order]
+            self.begins = [self.begins[i] for i in order]
+            self.ends = [self.ends[i] for i in order]
+            self._require_tiling()
+        self._note_oddities()
+        expected = self.ends[-1] if self.ends else 0
+        if expected != data_bytes:
+            what = "the file is cut" if data_bytes < expected else "bytes follow the last tensor"
+            raise HeaderProblem(f"expected {expected} data bytes, found {data_bytes} ({what})", about_size=True)
+
+    def _contiguous(self) -> bool:
+        return not self.names or (self.begins[0] == 0 and self.begins[1:] == self.ends[:-1])
+
+    def _require_tiling(self) -> None:
+        at = 0
+        for name, begin, end in zip(self.names, self.begins, self.ends, strict=True):
+            if begin != at:
+                what = "a hole" if begin > at else "an overlap"
+                raise HeaderProblem(f"expected its data to begin at {at}, found {begin} ({what})", tensor=name)
+            at = end
+
+    def _note_oddities(self) -> None:
+        for name, dtype, begin in zip(self.names, self.dtypes, self.begins, strict=True):
+            if begin * 8 % dtypes.BITS[dtype] and dtypes.BITS[dtype] > 8:
+                self.quirks.append(f"tensor {name!r} begins at {begin}, not aligned to {dtype}")
+            if not name or _CONTROL.search(name):
+                self.quirks.append(f"tensor name {name!r} is empty or holds control characters")
+
+
+def _explain(name: str, entry: Any) -> HeaderProblem:
+    """Say which rule an entry breaks that `_Columns.add` could not take apart."""
+    if not isinstance(entry, dict):
+        return HeaderProblem(f"expected an object, found {_kind(entry)}", tensor=name)
+    for key in _FIELDS:
+        if key not in entry:
+            return HeaderProblem(f"expected the field {key!r}, found none", tensor=name)
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(entry["dtype"], str):
+        return HeaderProblem(f"expected a dtype string, found {_kind(entry['dtype'])}", tensor=name)
+    if not isinstance(shape, list) or any(type(extent) is not int or extent < 0 for extent in shape):
+        return HeaderProblem(f"expected a shape of whole numbers >= 0, found {reprlib.repr(shape)}", tensor=name)
+    return HeaderProblem(f"expected data_offsets of two whole numbers >= 0, found {reprlib.repr(offsets)}", tensor=name)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,132 @@
+"""The lock: what a manifest's words meant when it was locked (machine-written JSON, beside the manifest).
+
+Byte-identical for the same inputs: it holds no times, no host names and no paths but those of the manifest itself.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from overlay.formats import strict_json
+from overlay.formats.digest import SHA256_HEX
+from overlay.formats.names import explain_shard_name, explain_target_name
+from overlay.formats.problems import Document, dotted, explain
+
+MAX_LOCK_BYTES = 256 * 1024 * 1024
+
+Sha256 = Annotated[str, StringConstraints(pattern=f"^{SHA256_HEX.pattern}$")]
+Xxh3 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Size = Annotated[int, Field(ge=0)]
+LockLevel = Literal["headers", "content"]
+
+
+class LockProblems(ValueError):
+    """Everything wrong with a lock or receipt; one line a problem."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        super().__init__("; ".join(lines))
+
+
+class LockedFile(Document):
+    """One file of a base or donor."""
+
+    size: Size
+    sha256: Sha256 | None = None
+    """Of the whole file; None where only the header was pinned."""
+    header_sha256: Sha256 | None = None
+    """Of the first 8 + N bytes; shards only."""
+
+
+class LockedSource(Document):
+    """A base or donor, and those of its files that the overlay uses."""
+
+    reference: str
+    commit: str | None = None
+    """The 40-hex commit that a branch or tag of a Hub reference meant."""
+    files: dict[str, LockedFile]
+
+
+class LockedTensor(Document):
+    """One tensor of a graft shard and where its bytes come from."""
+
+    dtype: str
+    shape: list[Size]
+    xxh3_128: Xxh3 | None = None
+    """Of the tensor's bytes; None where only headers were pinned."""
+    file: str
+    """The donor's shard."""
+    begin: Size
+    end: Size
+    """Byte range in the donor's shard, counted from the start of the file."""
+
+
+class LockedGraft(Document):
+    """A shard that the overlay adds."""
+
+    donor: str
+    size: Size
+    header_sha256: Sha256
+    sha256: Sha256 | None = None
+    whole: bool
+    """True: the donor's shard as it is.  False: a new shard, built from the ranges of `tensors`."""
+    tensors: dict[str, LockedTensor]
+
+
+class LockedResult(Document):
+    """What the target comes to."""
+
+    tensors: Size
+    shards: Size
+    total_size: Size
+    index_sha256: Sha256
+
+
+class Lock(Document):
+    """The whole lock."""
+
+    overlay_lock: Literal[1] = 1
+    manifest_sha256: Sha256
+    """`Manifest.digest` of the manifest that was locked."""
+    level: LockLevel
+    base: LockedSource
+    donors: dict[str, LockedSource]
+    grafts: dict[str, LockedGraft]
+    files: dict[str, LockedFile]
+    """Sidecars that the manifest takes from elsewhere, by their name in the target."""
+    result: LockedResult
+
+
+def parse_lock(data: bytes) -> Lock:
+    """Parse a lock.
+
+    Raises:
+        LockProblems: with every problem found.
+    """
+    try:
+        value = strict_json.decode(data)
+    except strict_json.JsonProblem as error:
+        raise LockProblems([str(error)]) from None
+    if isinstance(value, dict) and type(value.get("overlay_lock")) is int and value["overlay_lock"] > 1:
+        raise LockProblems(
+            [f"overlay_lock: expected format 1, found {value['overlay_lock']}: it needs a newer overlay"]
+        )
+    try:
+        lock = Lock.model_validate(value)
+    except ValidationError as error:
+        raise LockProblems([f"{dotted(path)}: {message}" for path, message in explain(error, value)]) from None
+    problems = [
+        f"{dotted(('grafts', name))}: {problem}"
+        for name in lock.grafts
+        if (problem := explain_shard_name(name) or explain_target_name(name))
+    ]
+    if problems:
+        raise LockProblems(problems)
+    return lock
+
+
+def render_lock(lock: Lock) -> bytes:
+    """The one text of `lock`."""
+    return strict_json.encode(lock.model_dump(mode="json"))

@@ -1,0 +1,84 @@
+"""Names: of shards, of the files a target may hold, and of nothing else.
+
+Two rules, because reading and writing are different acts.  What a foreign index says must be a *bare basename*: it can
+then only name a file inside its own directory.  What we write must be *portable* as well: letters, digits and ``._+-``,
+so that it means the same on every file system.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterable
+from typing import Final
+
+INDEX_NAME: Final = "model.safetensors.index.json"
+SINGLE_NAME: Final = "model.safetensors"
+"""The shard of a checkpoint that has no index.  Loaders prefer it to an index that lies beside it."""
+
+SHARD_SUFFIX: Final = ".safetensors"
+STATE_FOLDER: Final = ".overlay"
+"""The folder in a target that holds its receipt; never part of the checkpoint."""
+
+MAX_NAME_BYTES: Final = 255
+_PORTABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+_NUMBERED = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})\.safetensors")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+WEIGHT_SUFFIXES: Final = frozenset(
+    {
+        *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".npz", ".npy"),
+        *(".pkl", ".pickle", ".joblib", ".tflite", ".mlmodel", ".pdparams", ".data"),
+    }
+)
+"""Suffixes of files that hold weights (or pickles); such a file is a shard of the index or it is left out."""
+
+
+def explain_shard_name(name: object) -> str:
+    """Say what is wrong with `name` as a value of a weight map; "" when it is a bare basename of a shard."""
+    if not isinstance(name, str):
+        return f"expected a shard name, found {reprlib.repr(name)}"
+    if "/" in name or "\\" in name or name in ("", ".", ".."):
+        return f"expected a bare file name, found {name!r}, which leaves the checkpoint's directory"
+    if _UNPRINTABLE.search(name):
+        return f"expected a printable file name, found {name!r}"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"expected at most {MAX_NAME_BYTES} bytes of file name, found {len(name.encode())}"
+    if not name.endswith(SHARD_SUFFIX):
+        return f"expected a name that ends in {SHARD_SUFFIX}, found {name!r}"
+    return ""
+
+
+def explain_target_name(name: str) -> str:
+    """Say what is wrong with `name` as a path inside a target; "" when it may be written there."""
+    parts = name.split("/")
+    if len(parts) > 4:
+        return f"expected at most 4 path segments, found {len(parts)}"
+    for part in parts:
+        if not _PORTABLE.fullmatch(part) or len(part) > MAX_NAME_BYTES:
+            return f"expected a relative path of letters, digits and ._+-, found {name!r}"
+    return ""
+
+
+def find_case_collisions(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that one file cannot hold apart on macOS or Windows."""
+    seen: dict[str, str] = {}
+    pairs = []
+    for name in sorted(set(names)):
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            pairs.append((other, name))
+    return pairs
+
+
+def next_shard_name(existing: Iterable[str]) -> str:
+    """The standard name of a shard that comes after `existing`: 45 numbered shards give ``model-00046-of-00046``."""
+    highest, stem = 0, "model"
+    for name in existing:
+        match = _NUMBERED.fullmatch(name)
+        if match:
+            stem = match[1] or stem
+            highest = max(highest, int(match[2]), int(match[3]))
+        elif name == SINGLE_NAME:
+            highest = max(highest, 1)
+    return f"{stem}-{highest + 1:05d}-of-{highest + 1:05d}{SHARD_SUFFIX}"

@@ -1,0 +1,84 @@
+"""How a problem inside a document is addressed: by a dotted path such as ``grafts[1].expect.tensors``.
+
+pydantic checks the shape of our documents; this module turns its errors into our words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Path = tuple[str | int, ...]
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Document(BaseModel):
+    """What every document model of this project has in common: frozen, strict, and no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
+
+
+def dotted(path: Path) -> str:
+    """``("grafts", 1, "shard")`` as ``grafts[1].shard``; odd keys are quoted."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN.fullmatch(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{part!r}]"
+    return text
+
+
+def explain(error: ValidationError, document: Any) -> list[tuple[Path, str]]:
+    """Every problem in `error` as (path, "expected …, found …"), in the order of the document."""
+    problems = []
+    for item in error.errors(include_url=False):
+        path = _existing(tuple(item["loc"]), document)
+        problems.append((path, _in_words(item, path)))
+    return list(dict.fromkeys(problems))
+
+
+def _existing(loc: Path, document: Any) -> Path:
+    """`loc` without the names of union members, which pydantic puts in but the document does not have."""
+    path: list[str | int] = []
+    value = document
+    for position, part in enumerate(loc):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        elif position == len(loc) - 1 and isinstance(part, str) and isinstance(value, Mapping):
+            path.append(part)  # a missing key
+            break
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _in_words(item: Any, path: Path) -> str:
+    kind, message, found = item["type"], item["msg"], item.get("input")
+    if kind == "missing":
+        return "expected a value, found none"
+    if kind == "extra_forbidden":
+        return f"expected a known key, found {path[-1]!r}" if path else "expected a known key"
+    if kind == "value_error":
+        return str(message).removeprefix("Value error, ")
+    if kind == "too_short":
+        return "expected at least one entry, found none"
+    if kind in ("string_pattern_mismatch", "literal_error"):
+        wanted = message.removeprefix("Input should be ").removeprefix("String should match pattern ")
+        return f"expected {wanted}, found {_short(found)}"
+    wanted = str(message).removeprefix("Input should be ").removeprefix("Input should ")
+    return f"expected {wanted}, found {_short(found)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

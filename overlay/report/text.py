@@ -1,0 +1,141 @@
+"""Plain text for people: the same words with and without a terminal, readable without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from overlay.core.describing import Description, layer_ranges
+from overlay.core.findings import Finding
+from overlay.core.planning import Plan
+from overlay.formats.lock import Lock
+from overlay.running.applying import Applied
+from overlay.running.verifying import Verdict
+
+
+def in_bytes(count: int) -> str:
+    """A byte count as people read it: exact below 10 kB, then with its exact value left to JSON."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{count} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1000
+    return f"{size:.2f} TB"
+
+
+def plan_lines(plan: Plan, free: int) -> Iterator[str]:
+    """A plan, action by action."""
+    yield f"plan for {plan.target} ({plan.name})"
+    if not plan.actions:
+        yield "nothing to do: the target is what the manifest describes"
+        return
+    for reason in plan.reasons:
+        yield f"  because {reason}"
+    yield from _table([(a.do, a.name, in_bytes(a.size), f"<- {a.source}" if a.source else "") for a in plan.actions])
+    for note in plan.notes:
+        yield f"  note: {note}"
+    yield (
+        f"{plan.tensors} tensors, total_size {plan.total_size}; links {in_bytes(plan.bytes_to_link)}, "
+        f"writes {in_bytes(plan.bytes_to_write)} of {in_bytes(free)} free"
+    )
+
+
+def applied_lines(applied: Applied, target: str, source: str) -> Iterator[str]:
+    """What applying did, and what it did not prove."""
+    receipt = applied.receipt
+    if not applied.changed:
+        yield f"{target}: nothing to do, it is what the manifest describes"
+    else:
+        for note in applied.notes:
+            yield f"note: {note}"
+        how: dict[str, list[int]] = {}
+        for placed in receipt.files.values():
+            how.setdefault(placed.how, []).append(placed.size)
+        parts = ", ".join(f"{len(sizes)} {_PAST[word]} ({in_bytes(sum(sizes))})" for word, sizes in how.items())
+        yield f"{target}: {receipt.tensors} tensors, total_size {receipt.total_size}; {parts}"
+    if receipt.lock_sha256 is None:
+        yield f"nothing is pinned: overlay lock {source} records what was used"
+    if applied.unproven:
+        yield f"{_count(len(applied.unproven), 'file')} unproven: overlay verify {target} --level content"
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """Findings, then the verdict."""
+    yield from finding_lines(verdict.findings)
+    what = f"{_count(verdict.shards, 'shard')}, {verdict.tensors} tensors"
+    if verdict.level == "content":
+        what += f", {in_bytes(verdict.hashed_bytes)} hashed, {_count(verdict.compared, 'digest')} compared"
+    if verdict.ok:
+        yield f"ok at level {verdict.level}: {verdict.subject} ({what})"
+    else:
+        yield f"not ok at level {verdict.level}: {verdict.subject} ({what})"
+    if verdict.ok and verdict.level == "content" and verdict.uncompared:
+        yield f"{_count(len(verdict.uncompared), 'file')} without an expected digest: overlay lock records one"
+    elif verdict.ok and verdict.level != "content":
+        yield "bytes of tensors were not read: --level content does that"
+
+
+def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """One line a finding, and its hint once a code."""
+    hinted: set[str] = set()
+    for finding in sorted(findings, key=lambda f: (f.severity != "error", f.severity != "warning", f)):
+        yield f"{finding.severity.value}: {finding.line}"
+        if finding.code not in hinted:
+            hinted.add(finding.code)
+            yield f"  hint: {finding.hint}"
+
+
+def lock_lines(lock: Lock, path: str, written: bool) -> Iterator[str]:
+    """What was pinned."""
+    verb = "wrote" if written else "unchanged:"
+    result = lock.result
+    yield f"{verb} {path} (level {lock.level})"
+    yield f"{result.tensors} tensors in {_count(result.shards, 'shard')}, total_size {result.total_size}"
+    yield f"index sha256 {result.index_sha256}"
+
+
+def description_lines(description: Description, shards: bool) -> Iterator[str]:
+    """A checkpoint, counted."""
+    config = description.config
+    yield description.label
+    rows = [
+        ("tensors", str(description.tensors)),
+        ("bytes", f"{description.data_bytes} ({in_bytes(description.data_bytes)})"),
+    ]
+    if config is not None:
+        rows += [
+            ("architecture", f"{config.architecture or 'unknown'} ({config.model_type or 'unknown'})"),
+            ("quantisation", config.quant_method or "none declared"),
+            ("trunk", f"{config.layers} layers declared" if config.layers is not None else "not declared"),
+        ]
+        present = layer_ranges(description.draft_present) or "none"
+        rows.append(("draft", f"{config.draft_layers} declared ({config.draft_key or 'no key'}), present: {present}"))
+    rows.append(("layers", layer_ranges(description.layers) or "none"))
+    rows += [("dtype", f"{name}: {n} tensors, {in_bytes(size)}") for name, (n, size) in description.dtypes.items()]
+    rows.append(("shards", str(len(description.shards))))
+    yield from _table(rows)
+    if shards:
+        yield from _table([(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards])
+
+
+_PAST = {
+    "reflink": "reflinked",
+    "symlink": "symlinked",
+    "hardlink": "hard-linked",
+    "copy": "copied",
+    "write": "written",
+    "build": "built",
+}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as their widest cell; the last one is left ragged."""
+    if not rows:
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
+        yield ("  " + "  ".join(cells)).rstrip()

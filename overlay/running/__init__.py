@@ -1,0 +1,1 @@
+"""Running: look at the world, carry a plan out, return what was done.  Decisions are made in core."""

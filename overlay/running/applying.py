@@ -1,0 +1,265 @@
+"""Applying: carry a plan out, and return the receipt of what was done.
+
+Everything is staged beside the target, checked there, and put in place by one rename (`storage.staging`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from overlay.core.composing import BuiltShard, CopiedFile, LinkedShard
+from overlay.core.planning import Action, Plan, recipe_digest
+from overlay.core.progress import Advance, Reporter
+from overlay.core.target import TargetSeen
+from overlay.errors import Conflict, EnvironmentFault, Mismatch
+from overlay.formats.digest import Digests, sha256_of
+from overlay.formats.lock import Lock
+from overlay.formats.receipt import RECEIPT_NAME, PlacedFile, Proof, Receipt, render_receipt
+from overlay.running.proving import Proofs
+from overlay.storage.linking import LinkMode, flush, place
+from overlay.storage.local import file_at, read_file, read_header
+from overlay.storage.proofs import Memory, ProofStore, settle
+from overlay.storage.shard_writer import WrittenShard, write_shard
+from overlay.storage.staging import Stage, staged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pins:
+    """What the receipt records of manifest and lock."""
+
+    manifest_sha256: str
+    lock: Lock | None
+    lock_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying did."""
+
+    receipt: Receipt
+    changed: bool
+    """False: the target was already what the plan describes."""
+    notes: tuple[str, ...] = ()
+    """What a person should know."""
+
+    @property
+    def unproven(self) -> list[str]:
+        """Files whose bytes nobody compared with anything on this machine."""
+        return sorted(name for name, placed in self.receipt.files.items() if placed.proof == "unproven")
+
+
+def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, reporter: Reporter) -> Applied:
+    """Make the target what `plan` says.
+
+    Raises:
+        Conflict: an input changed while the plan was carried out, or another run is at this target.
+        Mismatch: the bytes of a donor are not what the lock pins.
+        EnvironmentFault: no space, no permission, or the file system cannot do what was asked.
+    """
+    if not plan.actions:
+        assert target.receipt is not None  # a plan is empty only against a receipt
+        return Applied(target.receipt, changed=False)
+    _require_space(plan)
+    work = _Work(plan, target, proofs, pins, ProofStore())
+    with staged(plan.target) as stage:
+        with reporter.task("assembling", plan.bytes_to_write) as advance:
+            files = {action.name: work.carry_out(action, stage, advance) for action in plan.actions}
+        receipt = Receipt(
+            name=plan.name,
+            manifest_sha256=pins.manifest_sha256,
+            lock_sha256=pins.lock_sha256,
+            state=plan.state,
+            tensors=plan.tensors,
+            total_size=plan.total_size,
+            files=files,
+        )
+        _recheck(stage, receipt)
+        stage.write(RECEIPT_NAME, render_receipt(receipt))  # last: a tree without it is nobody's
+        stage.commit()
+    work.remember_built()
+    return Applied(receipt, changed=True, notes=plan.notes)
+
+
+class _Work:
+    """The actions of one plan, each returning what it did."""
+
+    def __init__(self, plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, store: ProofStore) -> None:
+        self._plan = plan
+        self._target = target
+        self._proofs = proofs
+        self._pins = pins
+        self._store = store
+        self._built: dict[str, Digests] = {}
+
+    def carry_out(self, action: Action, stage: Stage, advance: Advance) -> PlacedFile:
+        part = action.part
+        try:
+            if isinstance(part, LinkedShard):
+                return self._link(part, stage, advance)
+            if isinstance(part, BuiltShard):
+                return self._build(part, stage, advance)
+            if isinstance(part, CopiedFile):
+                return self._copy(part, stage, advance)
+            return self._write(action.name, part, stage, advance)
+        except OSError as error:
+            raise EnvironmentFault(f"the system says: {error.strerror}", subject=action.name) from None
+
+    def remember_built(self) -> None:
+        """Built shards were hashed while they were written; remember that under their final place."""
+        for name, digests in self._built.items():
+            file = file_at(os.path.join(self._plan.target, name), name)
+            settle(file)
+            self._store.remember(file, digests)
+
+    def _link(self, part: LinkedShard, stage: Stage, advance: Advance) -> PlacedFile:
+        file = part.shard.file
+        flush(file)
+        how = place(file, stage.path_of(part.name), _mode(self._plan.link_mode), advance)
+        known = self._proofs.digests.get(file.location)
+        return PlacedFile(
+            how=how,
+            origin=part.origin,
+            source=file.location,
+            size=file.size,
+            sha256=known.sha256 if known else self._pinned(part) or file.stated_sha256 or None,
+            header_sha256=part.header_sha256,
+            proof=_proof(known is not None),
+        )
+
+    def _build(self, part: BuiltShard, stage: Stage, advance: Advance) -> PlacedFile:
+        recipe = recipe_digest(part)
+        digests = self._reuse(part.name, recipe, stage)
+        if digests is None:
+            written = write_shard(stage.path_of(part.name), part.header, part.sources, advance)
+            self._require_pinned(part, written)
+            digests = written.digests
+        else:
+            advance(part.size)
+        self._built[part.name] = digests
+        return PlacedFile(
+            how="build",
+            origin="graft",
+            size=part.size,
+            sha256=digests.sha256,
+            header_sha256=part.header_sha256,
+            recipe=recipe,
+            proof="proven",
+        )
+
+    def _reuse(self, name: str, recipe: str, stage: Stage) -> Digests | None:
+        """Take over a shard that the target holds, if it was built from the same and was not touched since."""
+        placed = self._target.receipt.files.get(name) if self._target.receipt else None
+        entry = self._target.entries.get(name)
+        if placed is None or placed.recipe != recipe or entry is None or not entry.is_file:
+            return None
+        file = file_at(os.path.join(self._target.path, name), name)
+        memory, digests = self._store.recall(file)
+        if memory is not Memory.KNOWN or digests is None or digests.sha256 != placed.sha256:
+            return None
+        os.link(file.location, stage.path_of(name), follow_symlinks=False)
+        return digests
+
+    def _copy(self, part: CopiedFile, stage: Stage, advance: Advance) -> PlacedFile:
+        file = part.sidecar.file
+        data = read_file(file)
+        if sha256_of(data) != part.sidecar.sha256:
+            raise Conflict("expected the file that was planned with, found one that changed since", subject=part.name)
+        stage.write(part.name, data)
+        advance(len(data))
+        return PlacedFile(
+            how="copy",
+            origin="sidecar",
+            source=file.location,
+            size=len(data),
+            sha256=part.sidecar.sha256,
+            proof="proven",
+        )
+
+    def _write(self, name: str, data: bytes, stage: Stage, advance: Advance) -> PlacedFile:
+        stage.write(name, data)
+        advance(len(data))
+        return PlacedFile(how="write", origin="index", size=len(data), sha256=sha256_of(data), proof="proven")
+
+    def _pinned(self, part: LinkedShard) -> str | None:
+        lock = self._pins.lock
+        if lock is None:
+            return None
+        pinned = lock.base.files.get(part.shard.file.name) if part.origin == "base" else lock.grafts.get(part.name)
+        return pinned.sha256 if pinned is not None else None
+
+    def _require_pinned(self, part: BuiltShard, written: WrittenShard) -> None:
+        """Hold what was just built against the lock, tensor by tensor so that the culprit has a name."""
+        pinned = self._pins.lock.grafts.get(part.name) if self._pins.lock is not None else None
+        if pinned is None:
+            return
+        wrong = _wrong_tensors(pinned.tensors, written.tensors)
+        if not wrong and pinned.sha256 and pinned.sha256 != written.digests.sha256:
+            wrong = [f"{part.name}: expected sha256 {pinned.sha256}, found {written.digests.sha256}"]
+        if wrong:
+            raise Mismatch(
+                wrong[0],
+                subject=part.name,
+                hint="the donor's bytes changed since the lock; fetch the donor again",
+                others=tuple(wrong[1:20]),
+            )
+
+
+def _wrong_tensors(pinned: Mapping[str, object], written: Mapping[str, str]) -> list[str]:
+    expected = {name: getattr(tensor, "xxh3_128", None) for name, tensor in pinned.items()}
+    return [
+        f"{name}: expected xxh3-128 {expected[name]}, found {found}"
+        for name, found in written.items()
+        if expected.get(name) and expected[name] != found
+    ]
+
+
+def _require_space(plan: Plan) -> None:
+    """Refuse before staging what cannot fit.
+
+    Raises:
+        EnvironmentFault: too few bytes or inodes on the target's file system.
+    """
+    parent = os.path.dirname(plan.target)
+    status = os.statvfs(parent)
+    free = status.f_bavail * status.f_frsize
+    if plan.bytes_to_write > free:
+        raise EnvironmentFault(
+            f"expected {plan.bytes_to_write} bytes of free space, found {free}",
+            subject=parent,
+            hint="free space or choose a target on another file system",
+        )
+    needed = len(plan.actions) + 3  # the stage, the state folder and the receipt
+    if status.f_files and needed > status.f_favail:
+        raise EnvironmentFault(
+            f"expected {needed} free inodes, found {status.f_favail}",
+            subject=parent,
+            hint="remove files or choose a target on another file system",
+        )
+
+
+def _recheck(stage: Stage, receipt: Receipt) -> None:
+    """Look at the stage once more before it becomes the target: what is there is what the receipt says.
+
+    Raises:
+        Conflict: a file in the stage is not what was put there.
+    """
+    for name, placed in receipt.files.items():
+        path = os.path.join(stage.path, *name.split("/"))
+        file = file_at(path, name)
+        if file.size != placed.size:
+            raise Conflict(f"expected {placed.size} bytes in the stage, found {file.size}", subject=name)
+        if placed.header_sha256 and placed.how != "symlink" and read_header(file).digest != placed.header_sha256:
+            raise Conflict("expected the header that was planned with, found another", subject=name)
+        if placed.origin in ("sidecar", "index") and sha256_of(read_file(file, 1 << 30)) != placed.sha256:
+            raise Conflict("expected the bytes that were written, found others", subject=name)
+
+
+def _mode(text: str) -> LinkMode:
+    modes: dict[str, LinkMode] = {mode: mode for mode in ("auto", "reflink", "symlink", "hardlink", "copy")}
+    return modes[text]
+
+
+def _proof(known: bool) -> Proof:
+    return "proven" if known else "unproven"

@@ -1,0 +1,122 @@
+"""Locking: pin what a manifest's words mean today."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from overlay.core.checkpoint import FileSeen
+from overlay.core.composing import BuiltShard, Composition, LinkedShard
+from overlay.core.findings import Finding
+from overlay.core.pinning import Measured, compare, expected_digests, make_lock
+from overlay.core.progress import Reporter
+from overlay.errors import Conflict, Mismatch
+from overlay.formats.digest import Digests
+from overlay.formats.lock import Lock, LockLevel
+from overlay.running.opening import Opened
+from overlay.running.proving import Proofs, prove
+from overlay.storage.files import explain_os_error
+from overlay.storage.shard_writer import digest_shard
+from overlay.storage.staging import fsync_folder
+
+
+def pin(opened: Opened, composition: Composition, level: LockLevel, reporter: Reporter) -> Lock:
+    """The lock of what was opened; at the level ``content`` every byte that the overlay uses is read.
+
+    Raises:
+        Mismatch: a content-addressed store holds other bytes than it says.
+        EnvironmentFault: a file cannot be read.
+    """
+    measured = _measure(opened, composition, reporter) if level == "content" else Measured()
+    return make_lock(opened.manifest, composition, opened.base, opened.donors, level, measured)
+
+
+def hold_against_lock(opened: Opened, composition: Composition) -> None:
+    """Refuse whatever differs from the lock and can be seen without reading weights.
+
+    Raises:
+        Conflict: the manifest was changed after it was locked.
+        Mismatch: a file is not what was locked; every one is named.
+    """
+    lock = opened.lock
+    if lock is None:
+        return
+    if lock.manifest_sha256 != opened.manifest.digest:
+        raise Conflict(
+            "expected the manifest that was locked, found one that was changed since",
+            subject=opened.path,
+            hint=f"overlay lock {opened.path}",
+        )
+    fresh = make_lock(opened.manifest, composition, opened.base, opened.donors, "headers", Measured())
+    refuse(compare(lock, fresh), opened.path)
+
+
+def prove_composition(
+    opened: Opened, composition: Composition, *, content: bool, reporter: Reporter, jobs: int = 0
+) -> Proofs:
+    """The digests of all linked shards, as far as they are known or asked for.
+
+    Raises:
+        Mismatch: a shard's bytes are not what the lock, or the store it lies in, says.
+    """
+    files = [shard.shard.file for shard in composition.shards if isinstance(shard, LinkedShard)]
+    expected = expected_digests(opened.lock, composition) if opened.lock is not None else {}
+    proofs = prove(files, expected, content=content, reporter=reporter, jobs=jobs)
+    refuse(proofs.findings, opened.path)
+    return proofs
+
+
+def refuse(findings: Iterable[Finding], subject: str) -> None:
+    """Stop because of `findings`, naming them all.
+
+    Raises:
+        Mismatch: there is one.
+    """
+    first, *others = [*findings] or [None]
+    if first is not None:
+        lines = tuple(finding.line for finding in others if finding is not None)
+        raise Mismatch(first.line, hint=f"{first.hint} (overlay lock {subject} --upgrade)", others=lines[:20])
+
+
+def write_document(path: str, data: bytes) -> None:
+    """Put a manifest or lock at `path` in one step: sibling, fsync, rename, fsync of the folder.
+
+    Raises:
+        EnvironmentFault: it cannot be written; what was there is still there.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise explain_os_error(error, path) from None
+        raise
+    fsync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Measured:
+    proofs = prove(_files_to_hash(composition), {}, content=True, reporter=reporter)
+    refuse(proofs.findings, opened.path)
+    shards: dict[str, Digests] = {}
+    tensors: dict[str, Mapping[str, str]] = {}
+    for shard in composition.shards:
+        if isinstance(shard, LinkedShard) and shard.origin == "base":
+            continue
+        header = shard.header if isinstance(shard, BuiltShard) else b""
+        with reporter.task(f"digesting the tensors of {shard.name}", shard.size) as advance:
+            written = digest_shard(header, shard.sources, advance)
+        tensors[shard.name] = written.tensors
+        if isinstance(shard, BuiltShard):
+            shards[shard.name] = written.digests
+    return Measured({location: digests.sha256 for location, digests in proofs.digests.items()}, shards, tensors)
+
+
+def _files_to_hash(composition: Composition) -> list[FileSeen]:
+    """Linked shards as a whole; of a donor only the tensors that are taken, which `_measure` digests one by one."""
+    return [shard.shard.file for shard in composition.shards if isinstance(shard, LinkedShard)]

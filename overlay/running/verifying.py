@@ -1,0 +1,231 @@
+"""Verifying: is a checkpoint what its index, its headers, its lock or its receipt says?
+
+Three levels, each including the one before: ``structure`` (names, links, sizes, the index, small files), ``headers``
+(every header strictly valid and crossed with the index), ``content`` (every byte hashed afresh).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from overlay.core.checking import check, check_draft
+from overlay.core.checkpoint import Checkpoint, FileSeen
+from overlay.core.findings import Finding, about, errors
+from overlay.core.composing import LinkedShard
+from overlay.core.pinning import expected_digests
+from overlay.core.progress import Reporter
+from overlay.core.target import TargetSeen, check_target, private_files
+from overlay.formats import model_config, strict_json
+from overlay.formats.digest import sha256_of
+from overlay.formats.index import MAX_INDEX_BYTES
+from overlay.formats.receipt import Receipt
+from overlay.running.locking import hold_against_lock
+from overlay.running.opening import Places, open_checkpoint, open_manifest
+from overlay.running.proving import Level, hash_afresh, mismatch
+from overlay.storage.local import file_at, read_file
+from overlay.storage.proofs import Memory, ProofStore
+from overlay.storage.targets import look_at_target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What verifying found."""
+
+    subject: str
+    level: Level
+    findings: tuple[Finding, ...]
+    shards: int
+    tensors: int
+    data_bytes: int
+    hashed_bytes: int
+    """Bytes that were read and digested."""
+    compared: int
+    """Files whose digest was compared with an expected one."""
+    uncompared: tuple[str, ...]
+    """Files of which no digest is expected, or whose bytes were not read at this level."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error among the findings."""
+        return not errors(self.findings)
+
+    def document(self) -> dict[str, Any]:
+        """The verdict as it stands in JSON documents."""
+        return {
+            "target": self.subject,
+            "level": self.level,
+            "ok": self.ok,
+            "shards": self.shards,
+            "tensors": self.tensors,
+            "total_size": self.data_bytes,
+            "hashed_bytes": self.hashed_bytes,
+            "proof": {"compared": self.compared, "unproven": list(self.uncompared)},
+            "findings": [finding.document() for finding in self.findings],
+        }
+
+
+def verify_directory(
+    label: str, directory: str, level: Level, places: Places, reporter: Reporter, jobs: int = 0
+) -> Verdict:
+    """Verify the checkpoint in `directory`, against its receipt where overlay assembled it.
+
+    Raises:
+        InvalidInput: there is no checkpoint.
+        EnvironmentFault: something cannot be read.
+    """
+    target = look_at_target(directory)
+    findings = check_receipt(target)
+    seen = open_checkpoint(label, directory, places, headers=level != "structure")
+    if level == "structure":
+        findings += seen.findings
+    else:
+        findings += check(seen) + _check_config(seen) + _check_headers(seen, target.receipt)
+    hashed, compared, uncompared = 0, 0, tuple(shard.file.name for shard in seen.shards.values())
+    if level == "content":
+        expected = _expected(seen, target.receipt)
+        files = [shard.file for shard in seen.shards.values()]
+        wrong, hashed = _check_content(files, expected, reporter, jobs)
+        findings += wrong
+        compared = sum(file.name in expected for file in files)
+        uncompared = tuple(file.name for file in files if file.name not in expected)
+    return Verdict(
+        subject=label,
+        level=level,
+        findings=tuple(_distinct(findings)),
+        shards=len(seen.index.shards()) if seen.index is not None else len(seen.shards),
+        tensors=len(seen.weight_map),
+        data_bytes=seen.data_bytes,
+        hashed_bytes=hashed,
+        compared=compared,
+        uncompared=uncompared,
+    )
+
+
+def verify_manifest(path: str, level: Level, places: Places, reporter: Reporter, jobs: int = 0) -> Verdict:
+    """Verify what a manifest names: base, donors and grafts are sound, fit together, and are what the lock says.
+
+    Raises:
+        InvalidInput, Conflict, Mismatch: the first step that fails, with everything found in it.
+        EnvironmentFault: something cannot be read.
+    """
+    opened = open_manifest(path, places)
+    composition = opened.compose()
+    hold_against_lock(opened, composition)
+    files = [shard.shard.file for shard in composition.shards if isinstance(shard, LinkedShard)]
+    expected = expected_digests(opened.lock, composition) if opened.lock is not None else {}
+    named = {file.name: expected[file.location] for file in files if file.location in expected}
+    findings, hashed = _check_content(files, named, reporter, jobs) if level == "content" else ([], 0)
+    return Verdict(
+        subject=path,
+        level=level,
+        findings=tuple(findings),
+        shards=len(composition.shards),
+        tensors=composition.tensors,
+        data_bytes=composition.total_size,
+        hashed_bytes=hashed,
+        compared=len(named) if level == "content" else 0,
+        uncompared=tuple(file.name for file in files if level != "content" or file.name not in named),
+    )
+
+
+def check_receipt(target: TargetSeen) -> list[Finding]:
+    """What a target's entries and small files say against its receipt; nothing for a directory without one."""
+    findings = check_target(target)
+    if target.receipt is None:
+        return findings
+    damaged = {finding.file for finding in findings}
+    for name, expected in private_files(target.receipt).items():
+        if name in damaged:
+            continue
+        file = file_at(os.path.join(target.path, *name.split("/")), name)
+        found = sha256_of(read_file(file, MAX_INDEX_BYTES))
+        if found != expected:
+            findings.append(mismatch(file, expected, found))
+    return findings
+
+
+def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
+    """Large files of a target that were written to since they were hashed here, and no longer hold what the receipt says.
+
+    Costs a stat a file; only a file whose fingerprint changed is read.
+    """
+    memory = ProofStore()
+    findings: list[Finding] = []
+    suspects: dict[str, tuple[FileSeen, str]] = {}
+    for name, placed in target.receipt.files.items() if target.receipt is not None else ():
+        entry = target.entries.get(name)
+        if placed.header_sha256 is None or not placed.sha256 or entry is None or not entry.is_file:
+            continue
+        file = file_at(os.path.join(target.path, name), name)
+        recalled, known = memory.recall(file)
+        if recalled is Memory.CHANGED:
+            suspects[file.location] = (file, placed.sha256)
+        elif known is not None and known.sha256 != placed.sha256:
+            findings.append(mismatch(file, placed.sha256, known.sha256))
+    digests = hash_afresh([file for file, _ in suspects.values()], reporter, store=memory)
+    return findings + [
+        mismatch(file, expected, digests[location].sha256)
+        for location, (file, expected) in suspects.items()
+        if digests[location].sha256 != expected
+    ]
+
+
+def _check_headers(seen: Checkpoint, receipt: Receipt | None) -> list[Finding]:
+    """Headers against the receipt: finds an edited header without reading the data."""
+    findings = []
+    for name, shard in seen.shards.items():
+        placed = receipt.files.get(name) if receipt is not None else None
+        if placed is not None and placed.header_sha256 and placed.header_sha256 != shard.header.digest:
+            message = f"expected header sha256 {placed.header_sha256}, found {shard.header.digest}"
+            findings.append(about("LCK001", name, message))
+    return findings
+
+
+def _check_config(seen: Checkpoint) -> list[Finding]:
+    """Every JSON sidecar parses, and what the config declares is there."""
+    findings: list[Finding] = []
+    for name, sidecar in seen.sidecars.items():
+        if not name.endswith(".json"):
+            continue
+        data = read_file(sidecar.file)
+        try:
+            if name == "config.json":
+                findings += check_draft(seen, model_config.parse_model_config(data))
+            else:
+                strict_json.decode_unchecked(data)
+        except strict_json.JsonProblem as problem:
+            findings.append(about("CFG001", name, str(problem)))
+    return findings
+
+
+def _expected(seen: Checkpoint, receipt: Receipt | None) -> dict[str, str]:
+    """File name to the sha256 that its bytes must have, where anything says so."""
+    expected = {name: shard.file.stated_sha256 for name, shard in seen.shards.items() if shard.file.stated_sha256}
+    for name, placed in receipt.files.items() if receipt is not None else ():
+        if placed.sha256:
+            expected[name] = placed.sha256
+    return expected
+
+
+def _check_content(
+    files: list[FileSeen], expected: Mapping[str, str], reporter: Reporter, jobs: int
+) -> tuple[list[Finding], int]:
+    digests = hash_afresh(files, reporter, jobs)
+    findings = []
+    for file in files:
+        found = digests[file.location].sha256
+        if expected.get(file.name, found) != found:
+            findings.append(mismatch(file, expected[file.name], found))
+    return findings, sum(digest.size for digest in digests.values())
+
+
+def _distinct(findings: list[Finding]) -> list[Finding]:
+    """Each finding once, errors of a file first; a missing file is one finding, not two."""
+    missing = {finding.file for finding in findings if finding.code == "LCK002"}
+    kept = {f for f in findings if not (f.code == "IDX003" and f.file in missing)}
+    stray = {f.file for f in kept if f.code == "LCK003"}
+    kept = {f for f in kept if not (f.code == "IDX010" and f.file in stray)}
+    return sorted(kept)

@@ -1,0 +1,51 @@
+"""Find a repository in the Hugging Face cache, offline and by path alone.
+
+Layout (huggingface_hub 2.4): ``models--org--name/{refs/<revision>, snapshots/<commit>/<path>, blobs/<etag>}``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from overlay.errors import EnvironmentFault
+from overlay.formats.references import HubReference
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def cache_root() -> str:
+    """The cache folder, by the same environment variables that the Hub client reads."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.environ.get("HF_HOME") or os.path.join(base, "huggingface")
+    return os.environ.get("HF_HUB_CACHE") or os.path.join(os.path.expanduser(home), "hub")
+
+
+def find_snapshot(reference: HubReference, commit: str | None = None) -> str:
+    """The snapshot folder of `reference`, at the locked `commit` where there is one.
+
+    Raises:
+        EnvironmentFault: the cache does not hold it.
+    """
+    folder = os.path.join(cache_root(), "models--" + reference.repo.replace("/", "--"))
+    revision = commit or reference.revision or "main"
+    wanted = revision if _COMMIT.fullmatch(revision) else _read_ref(folder, revision)
+    path = os.path.join(folder, "snapshots", wanted)
+    if not wanted or not os.path.isdir(path):
+        raise EnvironmentFault(
+            f"expected revision {revision} in the local cache {cache_root()}, found none",
+            subject=f"hf://{reference.repo}",
+            hint=f"hf download {reference.repo} --revision {revision}, or name a local copy with --base or --donor",
+        )
+    return path
+
+
+def _read_ref(folder: str, revision: str) -> str:
+    if ".." in revision.split("/"):
+        return ""
+    try:
+        with open(os.path.join(folder, "refs", *revision.split("/")), encoding="ascii", errors="replace") as stream:
+            text = stream.read(100).strip()
+    except OSError:
+        return ""
+    return text if _COMMIT.fullmatch(text) else ""

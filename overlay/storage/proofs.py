@@ -1,0 +1,123 @@
+"""What this machine has hashed before: fingerprint and path to digest, in a private file of the user's cache.
+
+A digest is remembered for an inode, not for a name: if device, inode, size, mtime and ctime are what they were, no byte
+was written since.  The file is a line of JSON an entry, appended; a torn or foreign line is skipped, and the last entry
+for a path wins.  Losing the file costs time, never correctness.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import orjson
+
+from overlay.core.checkpoint import FileSeen, Fingerprint
+from overlay.formats.digest import Digests
+
+STORE_NAME: Final = "digests.jsonl"
+_COMPACT_ABOVE: Final = 4 * 1024 * 1024
+_SETTLING_NS: Final = 20_000_000
+"""Time stamps advance in steps of up to 10 ms; a file changed within a step of being hashed could change unseen."""
+
+
+class Memory(Enum):
+    """What is remembered of a file."""
+
+    UNKNOWN = "never hashed here"
+    CHANGED = "changed since it was hashed here"
+    KNOWN = "hashed here, and untouched since"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    fingerprint: Fingerprint
+    digests: Digests
+
+
+def cache_folder() -> str:
+    """The user's cache folder for this program: ``$OVERLAY_CACHE``, else under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.environ.get("OVERLAY_CACHE") or os.path.join(base, "overlay")
+
+
+class ProofStore:
+    """The digests that this machine remembers."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._path = os.path.join(folder or cache_folder(), STORE_NAME)
+        self._by_path: dict[str, _Entry] = {}
+        self._by_fingerprint: dict[Fingerprint, Digests] = {}
+        self._load()
+
+    def recall(self, file: FileSeen) -> tuple[Memory, Digests | None]:
+        """What is remembered of `file`; digests only when they still hold."""
+        digests = self._by_fingerprint.get(file.fingerprint)
+        if digests is not None:
+            return Memory.KNOWN, digests
+        known = file.location in self._by_path
+        return (Memory.CHANGED if known else Memory.UNKNOWN), None
+
+    def remember(self, file: FileSeen, digests: Digests) -> None:
+        """Remember what hashing `file` gave; does nothing where the cache cannot be written."""
+        self._keep(file.location, _Entry(file.fingerprint, digests))
+        line = orjson.dumps(
+            [file.location, list(file.fingerprint), digests.size, digests.sha256, digests.xxh3_128],
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags, 0o600)
+        except OSError:
+            return
+        try:
+            os.write(descriptor, line)
+        except OSError:
+            pass  # a full disk must not fail the command for the sake of a cache
+        finally:
+            os.close(descriptor)
+
+    def _load(self) -> None:
+        try:
+            with open(self._path, "rb") as stream:
+                lines = stream.read().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            try:
+                path, numbers, size, sha256, xxh3 = orjson.loads(line)
+                self._keep(path, _Entry(Fingerprint(*numbers), Digests(size, sha256, xxh3)))
+            except (ValueError, TypeError):
+                continue
+        if sum(map(len, lines)) > _COMPACT_ABOVE:
+            self._compact()
+
+    def _keep(self, path: str, entry: _Entry) -> None:
+        self._by_path[path] = entry
+        self._by_fingerprint[entry.fingerprint] = entry.digests
+
+    def _compact(self) -> None:
+        """Rewrite the file with one line a path."""
+        entries: list[Any] = [
+            [path, list(e.fingerprint), e.digests.size, e.digests.sha256, e.digests.xxh3_128]
+            for path, e in self._by_path.items()
+        ]
+        temporary = f"{self._path}.{os.getpid()}"
+        try:
+            with open(temporary, "xb") as stream:
+                stream.writelines(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in entries)
+            os.chmod(temporary, 0o600)
+            os.replace(temporary, self._path)
+        except OSError:
+            return
+
+
+def settle(file: FileSeen) -> None:
+    """Wait until the clock has moved past the file's last change, so that a later change cannot hide in the same tick."""
+    age = time.time_ns() - file.fingerprint.ctime_ns
+    if 0 <= age < _SETTLING_NS:
+        time.sleep((_SETTLING_NS - age) / 1e9)

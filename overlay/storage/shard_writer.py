@@ -1,0 +1,190 @@
+"""Write a shard: a header that we made, then byte ranges of other files, streamed.
+
+No tensor library is involved and memory stays constant: one block.  Holes of a sparse source stay holes.  The file is
+created with mode 0644 & ~umask and fsynced; it becomes visible when its folder is renamed, or by the caller's rename.
+(``safetensors.serialize_file`` 0.8.0 cannot stream, writes mode 0600 and does not fsync.)
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+
+from overlay.core.composing import TensorSource
+from overlay.core.progress import Advance
+from overlay.errors import Conflict, EnvironmentFault
+from overlay.formats.digest import Digests
+from overlay.storage.files import fingerprint_of, hint_for_errno, open_regular
+
+BLOCK: Final = 1 << 20
+_ZEROS: Final = bytes(BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """What was written, as it was hashed on the way."""
+
+    digests: Digests
+    tensors: dict[str, str]
+    """Tensor to the xxh3-128 of its bytes."""
+
+
+def digest_shard(header: bytes, sources: Iterable[TensorSource], advance: Advance) -> WrittenShard:
+    """What `write_shard` would write, without writing it.
+
+    Raises:
+        Conflict, EnvironmentFault: as `write_shard`.
+    """
+    return _stream(None, header, sources, advance)
+
+
+def write_shard(path: str, header: bytes, sources: Iterable[TensorSource], advance: Advance) -> WrittenShard:
+    """Create `path` from `header` and the bytes of `sources`, which follow each other in the order of the header.
+
+    Raises:
+        Conflict: a donor's shard is no longer the one that was seen.
+        EnvironmentFault: reading or writing failed; nothing is left at `path`.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    target = os.open(path, flags, 0o644)
+    try:
+        written = _stream(target, header, sources, advance)
+        os.ftruncate(target, written.digests.size)  # a hole at the end of the data is part of the file
+        os.fsync(target)
+    except BaseException as error:
+        os.unlink(path)
+        if isinstance(error, OSError):
+            raise EnvironmentFault(
+                f"the system says: {error.strerror}", subject=path, hint=hint_for_errno(error.errno)
+            ) from None
+        raise
+    finally:
+        os.close(target)
+    return written
+
+
+def copy_bytes(source: int, target: int, begin: int, end: int, at: int, advance: Advance) -> None:
+    """Copy ``[begin, end)`` of `source` to `at` of `target` inside the kernel; holes are skipped."""
+    while begin < end:
+        data = _next_data(source, begin, end)
+        advance(data - begin)
+        at += data - begin
+        begin = data
+        stop = min(end, _next_hole(source, begin, end))
+        while begin < stop:
+            count = _copy_some(source, target, min(stop - begin, 64 * BLOCK), begin, at)
+            if count == 0:
+                raise OSError(errno.EIO, "the source ended early")
+            begin += count
+            at += count
+            advance(count)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; a short write is continued."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        offset += count
+        view = view[count:]
+
+
+def _stream(target: int | None, header: bytes, sources: Iterable[TensorSource], advance: Advance) -> WrittenShard:
+    """One pass over the sources, a block at a time: hash the file and each tensor, and write where there is a target."""
+    file_sha, file_xxh = hashlib.sha256(header), xxhash.xxh3_128(header)
+    if target is not None:
+        write_all(target, header, 0)
+    at = len(header)
+    tensors: dict[str, str] = {}
+    buffer = memoryview(bytearray(BLOCK))
+    with _Sources() as opened:
+        for source in sources:
+            descriptor = opened.descriptor_of(source)
+            tensor_xxh = xxhash.xxh3_128()
+            position, end = source.begin, source.end
+            while position < end:
+                count, block = _next_block(descriptor, position, end, buffer)
+                if target is not None and block is not None:
+                    write_all(target, block, at)
+                seen = _ZEROS[:count] if block is None else block
+                for digest in (file_sha, file_xxh, tensor_xxh):
+                    digest.update(seen)
+                position += count
+                at += count
+                advance(count)
+            tensors[source.name] = tensor_xxh.hexdigest()
+    return WrittenShard(Digests(at, file_sha.hexdigest(), file_xxh.hexdigest()), tensors)
+
+
+def _next_block(descriptor: int, position: int, end: int, buffer: memoryview) -> tuple[int, memoryview | None]:
+    """The next bytes of a range: their count, and the bytes themselves or None for a hole."""
+    wanted = min(end - position, BLOCK)
+    data = _next_data(descriptor, position, position + wanted)
+    if data > position:
+        return data - position, None
+    count = os.preadv(descriptor, [buffer[:wanted]], position)
+    if count == 0:
+        raise OSError(errno.EIO, f"the donor's shard ended at byte {position}")
+    return count, buffer[:count]
+
+
+class _Sources(ExitStack):
+    """The donor's shards: each opened when its turn comes, and closed when the next one's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._location = ""
+        self._descriptor = -1
+
+    def descriptor_of(self, source: TensorSource) -> int:
+        """A descriptor on the shard that holds `source`.
+
+        Raises:
+            Conflict: it is no longer the file that was seen.
+        """
+        file = source.file
+        if file.location != self._location:
+            self.close()
+            self._descriptor = self.enter_context(open_regular(file.location))
+            self._location = file.location
+            # ctime moves when somebody makes a hard link; the bytes are the same then.
+            if fingerprint_of(os.fstat(self._descriptor))[:4] != file.fingerprint[:4]:
+                raise Conflict(
+                    "expected the donor's shard that was planned with, found one that changed since",
+                    subject=file.name,
+                    hint="run the command again",
+                )
+        return self._descriptor
+
+
+def _next_data(descriptor: int, begin: int, end: int) -> int:
+    """The first offset in ``[begin, end]`` that is not in a hole; `begin` where the file system does not tell."""
+    try:
+        return min(end, os.lseek(descriptor, begin, os.SEEK_DATA))
+    except OSError as error:
+        return end if error.errno == errno.ENXIO else begin
+
+
+def _next_hole(descriptor: int, begin: int, end: int) -> int:
+    try:
+        return os.lseek(descriptor, begin, os.SEEK_HOLE)
+    except OSError:
+        return end
+
+
+def _copy_some(source: int, target: int, count: int, begin: int, at: int) -> int:
+    try:
+        return os.copy_file_range(source, target, count, begin, at)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        block = os.pread(source, min(count, BLOCK), begin)
+        write_all(target, block, at)
+        return len(block)
