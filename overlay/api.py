@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from overlay.core.checking import check
-from overlay.core.describing import Description, describe
 from overlay.core.deriving import render_manifest
+from overlay.core.describing import Description, describe
 from overlay.core.findings import Finding
 from overlay.core.pinning import compare
 from overlay.core.planning import Plan, make_plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -90,4 +91,4 @@ def chosen_output(format_: str, as_json: bool, quiet: bool) -> Output:
 
 
 def _follows(arguments: list[str], option: str, value: str) -> bool:
-    return any(pair == (option, value) for pair in zip(arguments, arguments[1:], strict=False))
+    return any(pair == (option, value) for pair in itertools.pairwise(arguments))

@@ -49,9 +49,7 @@ def _existing(loc: Path, document: Any) -> Path:
     path: list[str | int] = []
     value = document
     for position, part in enumerate(loc):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        if _holds(value, part):
             value = value[part]
         elif position == len(loc) - 1 and isinstance(part, str) and isinstance(value, Mapping):
             path.append(part)  # a missing key
@@ -60,6 +58,12 @@ def _existing(loc: Path, document: Any) -> Path:
             continue
         path.append(part)
     return tuple(path)
+
+
+def _holds(value: Any, part: str | int) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
 def _in_words(item: Any, path: Path) -> str:

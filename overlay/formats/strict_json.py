@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-JsonValue: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]
+JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 MAX_DEPTH = 127
 """Nested arrays and objects that we accept; serde_json, and with it the safetensors library, refuses the 128th."""

@@ -101,6 +101,13 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> YamlProblem:
     return YamlProblem(place, (), f"expected YAML, found {problem}")
 
 
+def _mark(event: yaml.Event) -> yaml.error.Mark:
+    """Where an event begins; the pure Python parser, which is used here, always says."""
+    mark = event.start_mark
+    assert isinstance(mark, yaml.error.Mark)
+    return mark
+
+
 @dataclass(slots=True)
 class _Open:
     """A collection that is being filled; `key` is the path element of the value that comes next."""
@@ -119,7 +126,8 @@ class _Builder:
     stack: list[_Open] = field(default_factory=list)
 
     def take(self, event: yaml.Event) -> None:
-        place = Place(event.start_mark.line + 1, event.start_mark.column + 1)
+        mark = _mark(event)
+        place = Place(mark.line + 1, mark.column + 1)
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
@@ -144,7 +152,7 @@ class _Builder:
         value: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
         path = self._put(value, place)
         if len(self.stack) >= MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} nested levels", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} nested levels", problem_mark=_mark(event))
         self.stack.append(_Open(value, path))
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Any:

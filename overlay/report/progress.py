@@ -63,5 +63,5 @@ class _Lines:
         self._shown = now
         rate = self._done / (now - self._started)
         left = max(0, self._total - self._done) / rate if rate else 0
-        text = f"{self._what}: {self._done / 1e9:.2f} of {self._total / 1e9:.2f} GB, {rate / 1e9:.2f} GB/s, {left:.0f} s left"
-        print(text, file=self._stream, flush=True)
+        share = f"{self._done / 1e9:.2f} of {self._total / 1e9:.2f} GB"
+        print(f"{self._what}: {share}, {rate / 1e9:.2f} GB/s, {left:.0f} s left", file=self._stream, flush=True)

@@ -72,10 +72,10 @@ def refuse(findings: Iterable[Finding], subject: str) -> None:
     Raises:
         Mismatch: there is one.
     """
-    first, *others = [*findings] or [None]
-    if first is not None:
-        lines = tuple(finding.line for finding in others if finding is not None)
-        raise Mismatch(first.line, hint=f"{first.hint} (overlay lock {subject} --upgrade)", others=lines[:20])
+    lines = [finding.line for finding in findings]
+    if lines:
+        hint = f"fetch what differs again, or accept it: overlay lock {subject} --upgrade"
+        raise Mismatch(lines[0], hint=hint, others=tuple(lines[1:20]))
 
 
 def write_document(path: str, data: bytes) -> None:

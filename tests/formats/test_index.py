@@ -448,7 +448,7 @@ def test_in_a_uniform_hand_the_result_is_what_that_writer_would_have_written(
             '{\n  "metadata": {},\n  "weight_map": {}\n}\n',
             IndexEdit(add={"a": ONE, "b": TWO}, metadata={"total_size": 3}),
             '{\n  "metadata": {"total_size": 3},\n'
-            + f'  "weight_map": {{\n    "a": "{ONE}",\n    "b": "{TWO}"\n  }}\n}}\n',
+            f'  "weight_map": {{\n    "a": "{ONE}",\n    "b": "{TWO}"\n  }}\n}}\n',
         ),
         (
             f'{{\n  "weight_map": {{\n    "a": "{ONE}"\n  }}\n}}',
@@ -459,7 +459,7 @@ def test_in_a_uniform_hand_the_result_is_what_that_writer_would_have_written(
             f'{{\n  "weight_map": {{\n    "a": "{ONE}"\n  }}\n}}',
             IndexEdit(remove={"a"}, add={"b": TWO, "c": TWO}, metadata={"total_size": 3, "total_parameters": 1}),
             '{\n  "metadata": {\n    "total_size": 3,\n    "total_parameters": 1\n  },\n'
-            + f'  "weight_map": {{\n    "b": "{TWO}",\n    "c": "{TWO}"\n  }}\n}}',
+            f'  "weight_map": {{\n    "b": "{TWO}",\n    "c": "{TWO}"\n  }}\n}}',
         ),
         (
             f'{{"metadata": null, "weight_map": {{"a" :"{ONE}" ,\n "b":"{ONE}" , "c":"{ONE}" }} }}',
@@ -470,7 +470,7 @@ def test_in_a_uniform_hand_the_result_is_what_that_writer_would_have_written(
             f'{{"metadata":{{"weight_map":5,"total_size":1 , "x":{{"total_size":2}}}},"weight_map":{{"a":"{ONE}"}}}}',
             IndexEdit(metadata={"total_size": 10, "total_parameters": 2}),
             '{"metadata":{"weight_map":5,"total_size":10 , "x":{"total_size":2},"total_parameters": 2},'
-            + f'"weight_map":{{"a":"{ONE}"}}}}',
+            f'"weight_map":{{"a":"{ONE}"}}}}',
         ),
         (
             f'{{"weight_map": {{"a": "{ONE}", "b": "{ONE}"}}, "metadata": {{"total_size": 1}}}}',
