@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from overlay.core.checking import check
+from overlay.core.composing import Composition
 from overlay.core.deriving import render_manifest
 from overlay.core.describing import Description, describe
 from overlay.core.findings import Finding
 from overlay.core.pinning import compare
 from overlay.core.planning import Plan, make_plan
 from overlay.core.progress import Reporter, Silent
+from overlay.core.target import TargetSeen
 from overlay.errors import Conflict, UsageError
 from overlay.formats.digest import sha256_of
 from overlay.formats.lock import Lock, LockLevel, render_lock
@@ -84,7 +86,8 @@ def lock(
 
 def plan(request: Request, target: str, *, link: LinkMode = "auto") -> Plan:
     """What `apply` would do; changes nothing."""
-    return _plan(_open(request), absolute(target), link, Silent())
+    opened = _open(request)
+    return _plan(opened, opened.compose(), absolute(target), link, Silent())[0]
 
 
 def apply(
@@ -97,10 +100,10 @@ def apply(
 ) -> Applied:
     """Assemble `target`; it is the old tree or the new one at every instant."""
     opened = _open(request)
+    composition = opened.compose()
     report = reporter or Silent()
-    decided = _plan(opened, absolute(target), link, report)
-    seen = look_at_target(decided.target)
-    proofs = prove_composition(opened, opened.compose(), content=level == "content", reporter=report)
+    decided, seen = _plan(opened, composition, absolute(target), link, report)
+    proofs = prove_composition(opened, composition, content=level == "content", reporter=report)
     pins = Pins(manifest_sha256=opened.manifest.digest, lock=opened.lock, lock_sha256=opened.lock_sha256)
     return apply_plan(decided, seen, proofs, pins, report)
 
@@ -160,14 +163,16 @@ def _manifest_in(folder: str) -> str | None:
     return None
 
 
-def _plan(opened: Opened, target: str, link: LinkMode, reporter: Reporter) -> Plan:
-    composition = opened.compose()
+def _plan(
+    opened: Opened, composition: Composition, target: str, link: LinkMode, reporter: Reporter
+) -> tuple[Plan, TargetSeen]:
+    """The plan for `target`, and the target as it was seen."""
     hold_against_lock(opened, composition)
     roots = [opened.base.root, *(donor.root for donor in opened.donors.values())]
     _require_apart(target, roots)
     seen = look_at_target(target)
     findings = check_receipt(seen)
-    return make_plan(composition, seen, findings + check_touched(seen, reporter), link)
+    return make_plan(composition, seen, findings + check_touched(seen, reporter), link), seen
 
 
 def _require_apart(target: str, roots: list[str]) -> None:

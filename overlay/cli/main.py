@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import signal
 import sys
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from overlay import __version__
 from overlay.cli.output import Output, report_error
 from overlay.errors import EnvironmentFault, OverlayError
+from overlay.storage.files import hint_for_errno
 
 _VERBS = {
     "init": ("making", "Write a manifest from a base and a diff-only repository."),
@@ -30,6 +32,10 @@ _VERBS = {
 }
 
 INTERRUPTED = 130
+
+
+class _Interrupted(BaseException):
+    """A signal asked the command to end.  Not KeyboardInterrupt, which click answers with a line of its own."""
 
 
 class _Verbs(click.Group):
@@ -65,38 +71,64 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job
+            signal.signal(number, _interrupt)
     # A command lives for seconds and makes no cycles worth collecting; collecting would cost more than the parsing.
     gc.disable()
-    output = Output.guess(sys.argv[1:])
+    if "_OVERLAY_COMPLETE" in os.environ:  # the shell asks for completions
+        cli.main(prog_name="overlay")
     try:
-        cli.main(standalone_mode=False)
+        code = _run(sys.argv[1:])
+    except BrokenPipeError:  # the reader of our output went away (``overlay … | head``)
+        code = 0
+        _silence()
+    except OSError as error:  # the error could not be written either
+        del error
+        code = EnvironmentFault.exit_code
+        _silence()
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; gives back the exit code, and lets through only bugs and a closed output."""
+    output = Output.guess(arguments)
+    try:
+        # Not `cli.main`, which has its own words for an interrupt and its own exit code for a closed pipe.
+        with cli.make_context("overlay", arguments) as context:
+            cli.invoke(context)
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
+        return stop.exit_code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(output.failed(error.format_message(), "usage", 2))
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(report_error(output, "interrupted; nothing was left half-written", "interrupted", INTERRUPTED))
+        return output.failed("expected a command, found none", "usage", 2, hint="overlay --help")
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "overlay"
+        message = error.format_message().removesuffix(".")
+        return report_error(output, message, "usage", 2, hint=f"{command} --help")
+    except (_Interrupted, KeyboardInterrupt, click.Abort):
+        message = "interrupted; nothing was left half-written"
+        return report_error(output, message, "interrupted", INTERRUPTED, hint="run the command again")
     except OverlayError as error:
-        sys.exit(report_error(output, error.line, error.kind, error.exit_code, hint=error.hint, others=error.others))
+        return report_error(output, error.line, error.kind, error.exit_code, hint=error.hint, others=error.others)
     except BrokenPipeError:
-        sys.exit(_closed_pipe())
+        raise
     except OSError as error:
         fault = EnvironmentFault(f"the system says: {error.strerror or error}", subject=str(error.filename or ""))
-        sys.exit(report_error(output, fault.line, fault.kind, fault.exit_code))
-    sys.exit(0)
+        return report_error(output, fault.line, fault.kind, fault.exit_code, hint=hint_for_errno(error.errno))
+    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does: through every ``finally``."""
+    """Ctrl-C, SIGTERM and SIGHUP end a command alike: through every ``finally``."""
     del number, frame
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
-def _closed_pipe() -> int:
-    """The reader of our output went away (``overlay … | head``); say nothing more."""
-    devnull: Any = open("/dev/null", "w")  # noqa: SIM115  # stands in for stdout until the process ends
-    sys.stdout = devnull
-    return 0
+def _silence() -> None:
+    """Nobody reads our output any more; let the interpreter flush what is left of it to nowhere."""
+    devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for number in (1, 2):
+        os.dup2(devnull, number)

@@ -82,11 +82,11 @@ def _check_mapping(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield about("IDX012", INDEX_NAME, "expected the tensors of the shards, found an empty weight_map")
     agreeing = 0
     for shard, seen in checkpoint.shards.items():
-        for name in seen.header.names:
-            if weight_map.get(name) == shard:
-                agreeing += 1
-            else:
-                yield _misplaced(name, shard, checkpoint)
+        names = seen.header.names
+        mapped_here = [*map(weight_map.get, names)].count(shard)
+        agreeing += mapped_here
+        if mapped_here != len(names):  # look for the culprits only where there are some
+            yield from (_misplaced(name, shard, checkpoint) for name in names if weight_map.get(name) != shard)
     if agreeing != len(weight_map):
         yield from _phantoms(checkpoint)
 

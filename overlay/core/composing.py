@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
@@ -103,7 +104,7 @@ class GraftInput:
     """A shard of the graft's name that lies beside the manifest, built before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Composition:
     """The checkpoint that a manifest describes."""
 
@@ -116,6 +117,11 @@ class Composition:
     """Tensor data bytes of all shards."""
     notes: tuple[str, ...] = ()
     """What a person should know before applying."""
+
+    @cached_property
+    def index_sha256(self) -> str:
+        """Digest of the index text; computed once, since the text is 22 MB."""
+        return sha256_of(self.index)
 
 
 def compose(

@@ -58,7 +58,7 @@ def make_lock(
             tensors=composition.tensors,
             shards=len(composition.shards),
             total_size=composition.total_size,
-            index_sha256=sha256_of(composition.index),
+            index_sha256=composition.index_sha256,
         ),
     )
 

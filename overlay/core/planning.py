@@ -32,6 +32,8 @@ class Action:
     origin: str
     """``base``, ``graft``, ``sidecar`` or ``index``."""
     size: int
+    sha256: str = ""
+    """Of the bytes, where they are known before they are placed."""
     source: str = ""
     """The real file, for a link or a copy; the donor's shards, for a build."""
     part: Part = field(default=b"", repr=False, compare=False)
@@ -39,7 +41,14 @@ class Action:
 
     def document(self) -> dict[str, Any]:
         """The action as it stands in JSON documents."""
-        return {"do": self.do, "name": self.name, "origin": self.origin, "bytes": self.size, "source": self.source}
+        return {
+            "do": self.do,
+            "name": self.name,
+            "origin": self.origin,
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,14 +159,17 @@ def _reasons(target: TargetSeen, findings: Sequence[Finding], state: str) -> Ite
 def _actions(composition: Composition) -> Iterator[Action]:
     for shard in composition.shards:
         if isinstance(shard, LinkedShard):
-            yield Action("link", shard.name, shard.origin, shard.size, shard.shard.file.location, shard)
+            location = shard.shard.file.location
+            yield Action("link", shard.name, shard.origin, shard.size, source=location, part=shard)
         else:
-            sources = sorted({source.file.name for source in shard.sources})
-            yield Action("build", shard.name, "graft", shard.size, ", ".join(sources), shard)
+            sources = ", ".join(sorted({source.file.name for source in shard.sources}))
+            yield Action("build", shard.name, "graft", shard.size, source=sources, part=shard)
     for file in composition.sidecars:
-        yield Action("copy", file.name, "sidecar", file.sidecar.file.size, file.sidecar.file.location, file)
+        seen, sha256 = file.sidecar.file, file.sidecar.sha256
+        yield Action("copy", file.name, "sidecar", seen.size, sha256, seen.location, file)
     if composition.index:
-        yield Action("write", INDEX_NAME, "index", len(composition.index), "", composition.index)
+        size, sha256 = len(composition.index), composition.index_sha256
+        yield Action("write", INDEX_NAME, "index", size, sha256, part=composition.index)
 
 
 def _state(composition: Composition, link_mode: str) -> str:
@@ -169,4 +181,4 @@ def _state(composition: Composition, link_mode: str) -> str:
         for s in composition.shards
     ]
     sidecars = [[file.name, file.sidecar.sha256] for file in composition.sidecars]
-    return sha256_of(strict_json.canonical([link_mode, shards, sidecars, sha256_of(composition.index)]))
+    return sha256_of(strict_json.canonical([link_mode, shards, sidecars, composition.index_sha256]))

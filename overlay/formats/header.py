@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from itertools import chain
+from operator import itemgetter, sub
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -34,9 +36,12 @@ LENGTH_BYTES: Final = 8
 MAX_HEADER_BYTES: Final = 100_000_000
 METADATA_KEY: Final = "__metadata__"
 _FIELDS = ("dtype", "shape", "data_offsets")
+_FIELDS_OF = itemgetter(*_FIELDS)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _MINUS_ZERO = re.compile(rb"(?<![eE])-0(?![.eE])")
+
+_ALIGNMENT: Final = {dtype: max(1, bits // 8) for dtype, bits in dtypes.BITS.items()}
 
 
 class HeaderProblem(ValueError):
@@ -183,8 +188,9 @@ def parse_header(raw: bytes, file_bytes: int) -> Header:
     table = _decode(text)
     metadata, quirks = _parse_metadata(table.pop(METADATA_KEY)) if METADATA_KEY in table else (None, [])
     columns = _Columns(quirks)
-    for name, entry in table.items():
-        columns.add(name, entry)
+    if not columns.fill(table):
+        for name, entry in table.items():
+            columns.add(name, entry)
     data_start = LENGTH_BYTES + length
     if data_start % 8:
         columns.quirks.append(f"header length {length} is not a multiple of 8, so that tensors are misaligned")
@@ -242,7 +248,7 @@ def _decode(text: bytes) -> dict[str, Any]:
     except strict_json.JsonProblem as error:
         raise HeaderProblem(str(error)) from None
     # JSON readers disagree: 0 here, the floating point number -0.0, which is no offset, in the library.
-    if b"-0" in text and _MINUS_ZERO.search(_STRING.sub(b'""', text)):
+    if b"-" in text and b"-0" in text and _MINUS_ZERO.search(_STRING.sub(b'""', text)):
         raise HeaderProblem("expected whole numbers >= 0, found -0")
     return table
 
@@ -258,6 +264,28 @@ def _parse_metadata(value: Any) -> tuple[dict[str, str] | None, list[str]]:
     return value, []
 
 
+class _Sizes(dict[tuple[Any, tuple[int, ...]], tuple[str, tuple[int, ...], int]]):
+    """(dtype, shape) to the same two, shared, and the size in bytes.
+
+    About thirty different pairs serve 233,087 tensors, so that each is judged once, when it is first looked up.
+    """
+
+    def __missing__(self, key: tuple[Any, tuple[int, ...]]) -> tuple[str, tuple[int, ...], int]:
+        dtype, shape = key
+        if not isinstance(dtype, str) or dtype not in dtypes.BITS:
+            raise HeaderProblem(f"expected a dtype of safetensors 0.8, found {reprlib.repr(dtype)}")
+        if shape and min(shape) < 0:
+            raise HeaderProblem(f"expected a shape of whole numbers >= 0, found {list(shape)}")
+        try:
+            size = dtypes.count_bytes(dtype, shape)
+        except OverflowError:
+            raise HeaderProblem(f"expected a size below 2^64 bytes, found shape {list(shape)}") from None
+        except ValueError:
+            raise HeaderProblem(f"expected {dtype} elements that fill whole bytes, found shape {list(shape)}") from None
+        self[key] = dtype, shape, size
+        return self[key]
+
+
 class _Columns:
     """The columns of a header while they are being filled."""
 
@@ -268,10 +296,34 @@ class _Columns:
         self.begins: list[int] = []
         self.ends: list[int] = []
         self.quirks = quirks
-        # About thirty different (dtype, shape) pairs serve 233,087 tensors: compute each size once, share each tuple.
-        self._sizes: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...], int]] = {}
+        self._sizes = _Sizes()
+
+    def fill(self, table: dict[str, Any]) -> bool:
+        """Take all of a regular table, a column at a time, which is three times as fast as an entry at a time.
+
+        False, with nothing taken, as soon as anything is unusual; `add` then finds out what, and which tensor it is.
+        """
+        try:
+            if {*map(len, table.values())} - {len(_FIELDS)}:
+                return False
+            kinds, shapes, offsets = zip(*map(_FIELDS_OF, table.values()), strict=True)
+            begins, ends = zip(*offsets, strict=True)
+            if {*map(type, chain(begins, ends, chain.from_iterable(shapes)))} - {int} or min(begins) < 0:
+                return False
+            if {*map(type, chain(shapes, offsets))} - {list}:
+                return False
+            keys = list(zip(kinds, map(tuple, shapes), strict=True))
+            kinds, shapes, sizes = zip(*map(self._sizes.__getitem__, keys), strict=True)
+        except (KeyError, TypeError, ValueError):
+            return False
+        if tuple(map(sub, ends, begins)) != sizes:
+            return False
+        self.names, self.begins, self.ends = list(table), list(begins), list(ends)
+        self.dtypes, self.shapes = list(kinds), list(shapes)
+        return True
 
     def add(self, name: str, entry: Any) -> None:
+        """Take one entry, or say which rule it breaks."""
         try:
             dtype, shape = entry["dtype"], entry["shape"]
             begin, end = entry["data_offsets"]
@@ -280,11 +332,12 @@ class _Columns:
                     raise TypeError
             if type(begin) is not int or type(end) is not int or begin < 0 or type(shape) is not list:
                 raise TypeError
-            known = self._sizes.get((dtype, tuple(shape)))
         except (KeyError, TypeError, ValueError):
             raise _explain(name, entry) from None
-        if known is None:
-            known = self._learn(name, dtype, tuple(shape))
+        try:
+            known = self._sizes[dtype, tuple(shape)]
+        except HeaderProblem as problem:
+            raise HeaderProblem(str(problem), tensor=name) from None
         if end - begin != known[2]:
             raise HeaderProblem(
                 f"expected {known[2]} bytes for {dtype} {list(shape)}, found data_offsets [{begin}, {end}]", tensor=name
@@ -301,19 +354,6 @@ class _Columns:
         self.shapes.append(known[1])
         self.begins.append(begin)
         self.ends.append(end)
-
-    def _learn(self, name: str, dtype: Any, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
-        if not isinstance(dtype, str) or dtype not in dtypes.BITS:
-            raise HeaderProblem(f"expected a dtype of safetensors 0.8, found {dtype!r}", tensor=name)
-        try:
-            size = dtypes.count_bytes(dtype, shape)
-        except OverflowError:
-            raise HeaderProblem(f"expected a size below 2^64 bytes, found shape {list(shape)}", tensor=name) from None
-        except ValueError:
-            raise HeaderProblem(
-                f"expected {dtype} elements that fill whole bytes, found shape {list(shape)}", tensor=name
-            ) from None
-        return self._sizes.setdefault((dtype, shape), (dtype, shape, size))
 
     def arrange(self, data_bytes: int) -> None:
         """Put the tensors in the order of their bytes, and hold rule 4 against `data_bytes` of data."""
@@ -343,11 +383,16 @@ class _Columns:
             at = end
 
     def _note_oddities(self) -> None:
-        for name, dtype, begin in zip(self.names, self.dtypes, self.begins, strict=True):
-            if begin * 8 % dtypes.BITS[dtype] and dtypes.BITS[dtype] > 8:
-                self.quirks.append(f"tensor {name!r} begins at {begin}, not aligned to {dtype}")
-            if not name or _CONTROL.search(name):
-                self.quirks.append(f"tensor name {name!r} is empty or holds control characters")
+        """Names and alignments that loaders accept; each column is looked at as a whole before any single tensor."""
+        joined = " ".join(self.names)
+        if "" in self.names or not (joined.isprintable() or _CONTROL.search(joined) is None):
+            for name in self.names:
+                if not name or _CONTROL.search(name):
+                    self.quirks.append(f"tensor name {name!r} is empty or holds control characters")
+        if any(begin % _ALIGNMENT[dtype] for dtype, begin in zip(self.dtypes, self.begins, strict=True)):
+            for name, dtype, begin in zip(self.names, self.dtypes, self.begins, strict=True):
+                if begin % _ALIGNMENT[dtype]:
+                    self.quirks.append(f"tensor {name!r} begins at {begin}, not aligned to {dtype}")
 
 
 def _explain(name: str, entry: Any) -> HeaderProblem:

@@ -202,7 +202,15 @@ def _value_end(raw: bytes, at: int) -> int:
 
 
 def _flat_end(raw: bytes, at: int) -> int:
-    """Where an object of strings ends.  Without a backslash, a brace after an even number of quotes is structural."""
+    """Where an object of strings ends.
+
+    Usually it is the last member: its brace and the text's are the last two, and no object begins after it.
+    Otherwise, without a backslash, a brace after an even number of quotes is structural.
+    """
+    final = raw.rfind(b"}")
+    close = raw.rfind(b"}", at, final)
+    if close >= 0 and not raw[close + 1 : final].strip(_BLANK) and raw.find(b"{", at + 1, close) < 0:
+        return close + 1
     close, quotes, counted = at, 0, at
     while (close := raw.find(b"}", close + 1)) >= 0:
         quotes += raw.count(b'"', counted, close)

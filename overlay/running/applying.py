@@ -18,6 +18,7 @@ from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock
 from overlay.formats.receipt import RECEIPT_NAME, PlacedFile, Proof, Receipt, render_receipt
 from overlay.running.proving import Proofs
+from overlay.storage.hashing import hash_file
 from overlay.storage.linking import LinkMode, flush, place
 from overlay.storage.local import file_at, read_file, read_header
 from overlay.storage.proofs import Memory, ProofStore, settle
@@ -75,7 +76,7 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
             total_size=plan.total_size,
             files=files,
         )
-        _recheck(stage, receipt)
+        _recheck(stage, receipt, lambda count: None)
         stage.write(RECEIPT_NAME, render_receipt(receipt))  # last: a tree without it is nobody's
         stage.commit()
     work.remember_built()
@@ -102,7 +103,9 @@ class _Work:
                 return self._build(part, stage, advance)
             if isinstance(part, CopiedFile):
                 return self._copy(part, stage, advance)
-            return self._write(action.name, part, stage, advance)
+            stage.write(action.name, part)
+            advance(len(part))
+            return PlacedFile(how="write", origin="index", size=len(part), sha256=action.sha256, proof="proven")
         except OSError as error:
             raise EnvironmentFault(f"the system says: {error.strerror}", subject=action.name) from None
 
@@ -177,11 +180,6 @@ class _Work:
             proof="proven",
         )
 
-    def _write(self, name: str, data: bytes, stage: Stage, advance: Advance) -> PlacedFile:
-        stage.write(name, data)
-        advance(len(data))
-        return PlacedFile(how="write", origin="index", size=len(data), sha256=sha256_of(data), proof="proven")
-
     def _pinned(self, part: LinkedShard) -> str | None:
         lock = self._pins.lock
         if lock is None:
@@ -239,7 +237,7 @@ def _require_space(plan: Plan) -> None:
         )
 
 
-def _recheck(stage: Stage, receipt: Receipt) -> None:
+def _recheck(stage: Stage, receipt: Receipt, advance: Advance) -> None:
     """Look at the stage once more before it becomes the target: what is there is what the receipt says.
 
     Raises:
@@ -252,7 +250,7 @@ def _recheck(stage: Stage, receipt: Receipt) -> None:
             raise Conflict(f"expected {placed.size} bytes in the stage, found {file.size}", subject=name)
         if placed.header_sha256 and placed.how != "symlink" and read_header(file).digest != placed.header_sha256:
             raise Conflict("expected the header that was planned with, found another", subject=name)
-        if placed.origin in ("sidecar", "index") and sha256_of(read_file(file, 1 << 30)) != placed.sha256:
+        if placed.origin in ("sidecar", "index") and hash_file(file, advance).sha256 != placed.sha256:
             raise Conflict("expected the bytes that were written, found others", subject=name)
 
 

@@ -19,12 +19,11 @@ from overlay.core.pinning import expected_digests
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target, private_files
 from overlay.formats import model_config, strict_json
-from overlay.formats.digest import sha256_of
-from overlay.formats.index import MAX_INDEX_BYTES
 from overlay.formats.receipt import Receipt
 from overlay.running.locking import hold_against_lock
 from overlay.running.opening import Places, open_checkpoint, open_manifest
 from overlay.running.proving import Level, hash_afresh, mismatch
+from overlay.storage.hashing import hash_file
 from overlay.storage.local import file_at, read_file
 from overlay.storage.proofs import Memory, ProofStore
 from overlay.storage.targets import look_at_target
@@ -141,7 +140,7 @@ def check_receipt(target: TargetSeen) -> list[Finding]:
         if name in damaged:
             continue
         file = file_at(os.path.join(target.path, *name.split("/")), name)
-        found = sha256_of(read_file(file, MAX_INDEX_BYTES))
+        found = hash_file(file, lambda count: None).sha256
         if found != expected:
             findings.append(mismatch(file, expected, found))
     return findings

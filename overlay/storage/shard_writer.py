@@ -129,6 +129,7 @@ def _next_block(descriptor: int, position: int, end: int, buffer: memoryview) ->
     data = _next_data(descriptor, position, position + wanted)
     if data > position:
         return data - position, None
+    wanted = min(wanted, max(1, _next_hole(descriptor, position, end) - position))  # a hole begins a block of its own
     count = os.preadv(descriptor, [buffer[:wanted]], position)
     if count == 0:
         raise OSError(errno.EIO, f"the donor's shard ended at byte {position}")
