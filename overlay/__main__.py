@@ -1,6 +1,6 @@
 """``python -m overlay`` is the command ``overlay``."""
 
-from overlay.cli import main
+from overlay.cli.main import entry
 
 if __name__ == "__main__":
-    main()
+    entry()

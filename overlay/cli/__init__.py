@@ -1,5 +1,1 @@
 """The command line: parse, call `overlay.api`, render.  Nothing that a user of the library would miss."""
-
-from overlay.cli.main import main
-
-__all__ = ["main"]

@@ -6,12 +6,14 @@ import sys
 
 import click
 
+from overlay.cli.output import chosen_output, output_options, report_error
 from overlay.report.escape import printable
 
 
 @click.command()
 @click.argument("folder", metavar="DIR")
-def demo(folder: str) -> None:
+@output_options
+def demo(folder: str, format_: str, as_json: bool, quiet: bool) -> None:
     """Run the founding case on a scaled-down replica: graft layer 78, apply, verify, damage, find the damage, repair.
 
     The replica has the names, dtypes, quantisation and index shape of Mapika/GLM-5.2-NVFP4 and zai-org/GLM-5.2, and
@@ -25,7 +27,17 @@ def demo(folder: str) -> None:
     """
     from overlay.demo.story import run
 
-    if not run(folder, lambda line: click.echo(printable(line))):
-        click.echo("error: the demonstration did not go as it should", err=True)
-        sys.exit(1)
-    click.echo(f"\nEverything above is in {folder}; try: overlay inspect {folder}/serve")
+    output = chosen_output(format_, as_json, quiet)
+    if not run(folder, _say if output.format == "human" else _ignore):
+        message = "expected every step to go as it should, found one that did not"
+        sys.exit(report_error(output, message, "mismatch", 1, hint="run it again without -q and read the steps"))
+    lines = ["", f"Everything above is in {folder}; try: overlay inspect {folder}/serve"]
+    output.show("demo", {"folder": folder, "ok": True}, lines, brief="ok")
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line))
+
+
+def _ignore(line: str) -> None:
+    del line

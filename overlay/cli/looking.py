@@ -80,8 +80,11 @@ def inspect(
 
 
 @click.command()
-def schema() -> None:
+@output_options
+def schema(format_: str, as_json: bool, quiet: bool) -> None:
     """Print the JSON Schema of the manifest, for editors that complete YAML.
+
+    With --json it stands under the key schema of a document like every other.
 
     \b
     Reads:   nothing.
@@ -89,4 +92,6 @@ def schema() -> None:
     Exits:   0.
     Example: overlay schema > overlay.schema.json
     """
-    click.echo(json.dumps(api.schema(), indent=2))
+    output = chosen_output(format_, as_json, quiet)
+    text = json.dumps(api.schema(), indent=2)
+    output.show("schema", {"schema": api.schema()}, text.splitlines(), brief=json.dumps(api.schema()))

@@ -13,6 +13,9 @@ import click
 
 from overlay.report.escape import printable
 
+MAX_LINES = 20
+"""Problems of one kind that are printed; a JSON document holds all of them."""
+
 FORMATS = ("auto", "human", "json", "quiet")
 DOCUMENT_FORMAT = 1
 
@@ -43,7 +46,12 @@ class Output:
 
     def document(self, kind: str, document: dict[str, Any]) -> None:
         """Print ``{"kind": kind, "format": 1, …}`` on one line; non-ASCII is escaped."""
-        click.echo(json.dumps({"kind": kind, "format": DOCUMENT_FORMAT, **document}, ensure_ascii=True))
+        text = json.dumps({"kind": kind, "format": DOCUMENT_FORMAT, **document}, ensure_ascii=True)
+        if (
+            "\\ud" in text
+        ):  # maybe half of a surrogate pair, from a file name that is not UTF-8: strict readers refuse it
+            text = json.dumps(json.loads(text, object_pairs_hook=_in_utf8))
+        click.echo(text)
 
     def failed(self, message: str, kind: str, code: int, hint: str = "", others: tuple[str, ...] = ()) -> int:
         """Print an error's JSON document where one is asked for; gives back the exit code."""
@@ -57,10 +65,11 @@ def report_error(
     output: Output, message: str, kind: str, code: int, *, hint: str = "", others: tuple[str, ...] = ()
 ) -> int:
     """Say on stderr what stopped the command and what to type next; gives back the exit code."""
-    for line in (message, *others):
+    for line in (message, *others[: MAX_LINES - 1]):
         print(f"error: {printable(line)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {printable(hint)}", file=sys.stderr)
+    if len(others) >= MAX_LINES:
+        print(f"error: and {len(others) - MAX_LINES + 1} more", file=sys.stderr)
+    print(f"hint: {printable(hint or 'overlay --help')}", file=sys.stderr)
     return output.failed(message, kind, code, hint, others)
 
 
@@ -88,6 +97,17 @@ def chosen_output(format_: str, as_json: bool, quiet: bool) -> Output:
     if len(wanted) > 1:
         raise click.UsageError(f"expected one output format, found {', '.join(sorted(wanted))}")
     return Output(wanted.pop() if wanted else "human")
+
+
+def _in_utf8(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose texts can be encoded: half a surrogate pair becomes the six characters of its escape."""
+
+    def encodable(value: Any) -> Any:
+        if isinstance(value, list):
+            return [encodable(item) for item in value]
+        return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+    return {encodable(key): encodable(value) for key, value in pairs}
 
 
 def _follows(arguments: list[str], option: str, value: str) -> bool:

@@ -211,7 +211,9 @@ def _choose(entry: GraftInput) -> list[TensorSource]:
         if graft.shard not in shards:
             held = ", ".join(shards) or "no shard"
             raise InvalidInput(
-                f"expected the donor {graft.from_!r} to hold this shard, found {held}", subject=graft.shard
+                f"expected the donor {graft.from_!r} to hold this shard, found {held}",
+                subject=graft.shard,
+                hint="choose tensors by pattern, or correct the shard's name",
             )
         return list(_sources(shards[graft.shard], shards[graft.shard].header.names))
     patterns = [Pattern(text) for text in graft.tensors]
@@ -297,7 +299,8 @@ def _require_free_names(kept: Sequence[LinkedShard], added: Sequence[LinkedShard
             )
         taken[shard.name] = shard  # type: ignore[assignment]  # only the name and the origin are looked at
     for one, other in find_case_collisions(taken):
-        raise Conflict(f"expected names that differ in more than case, found {one} as well", subject=other)
+        problem = f"expected names that differ in more than case, found {one} as well"
+        raise Conflict(problem, subject=other, hint="rename the graft's shard; macOS and Windows cannot hold both")
 
 
 def _require_free_tensors(base: Checkpoint, added: Sequence[LinkedShard | BuiltShard]) -> None:

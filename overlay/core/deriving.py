@@ -58,7 +58,11 @@ def derive(
     own = [shard for shard in graft.shards if shard not in base.shards]
     files = dict(_carried(base, graft, refs[1]))
     if not own and not files:
-        raise InvalidInput("expected a shard or sidecar that the base does not have, found none", subject=graft.label)
+        raise InvalidInput(
+            "expected a shard or sidecar that the base does not have, found none",
+            subject=graft.label,
+            hint=f"overlay inspect {graft.label} --shards",
+        )
     manifest = Manifest(
         overlay=1,
         name=name,

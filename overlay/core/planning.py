@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from overlay.core.composing import BuiltShard, Composition, CopiedFile, LinkedShard
-from overlay.core.findings import Finding
+from overlay.core.composing import BuiltShard, Composition, CopiedFile, LinkedShard, target_names
+from overlay.core.findings import Finding, about
 from overlay.core.target import TargetSeen, TargetState
 from overlay.errors import Conflict
 from overlay.formats import strict_json
@@ -102,7 +102,7 @@ def make_plan(composition: Composition, target: TargetSeen, findings: Sequence[F
         Conflict: the target is not ours, or holds files that we did not place.
     """
     _require_ours(target)
-    _require_no_foreign_files(target, findings)
+    _require_no_foreign_files(target, findings, composition)
     state = _state(composition, link_mode)
     reasons = tuple(_reasons(target, findings, state))
     return Plan(
@@ -136,8 +136,12 @@ def _require_ours(target: TargetSeen) -> None:
         )
 
 
-def _require_no_foreign_files(target: TargetSeen, findings: Iterable[Finding]) -> None:
+def _require_no_foreign_files(target: TargetSeen, findings: Iterable[Finding], composition: Composition) -> None:
     foreign = [finding.line for finding in findings if finding.code == "LCK003"]
+    if target.receipt is None:  # a receipt that cannot be read vouches for nothing: only what is written anew may go
+        unknown = sorted(target.entries.keys() - set(target_names(composition)))
+        message = "expected only files that this plan places, found one more beside a receipt that cannot be read"
+        foreign += [about("LCK003", name, message).line for name in unknown]
     if foreign:
         raise Conflict(
             foreign[0],

@@ -9,6 +9,7 @@ from enum import Enum
 
 from overlay.core.checkpoint import Fingerprint
 from overlay.core.findings import Finding, about
+from overlay.formats.names import SHARD_SUFFIX
 from overlay.formats.receipt import RECEIPT_NAME, PlacedFile, Receipt
 
 
@@ -76,8 +77,12 @@ def private_files(receipt: Receipt) -> dict[str, str]:
 
 
 def linked_files(receipt: Receipt) -> dict[str, str]:
-    """The links of a target, with the real file that each leads to."""
-    return {name: p.source for name, p in receipt.files.items() if p.how == "symlink" and p.source}
+    """The links of a target, with the real file that each leads to.
+
+    Only shards are ever linked: a receipt that says so of another file is not one that we wrote.
+    """
+    shards = {name: placed for name, placed in receipt.files.items() if name.endswith(SHARD_SUFFIX)}
+    return {name: placed.source for name, placed in shards.items() if placed.how == "symlink" and placed.source}
 
 
 def _check_entry(name: str, placed: PlacedFile, entry: Entry) -> Iterator[Finding]:

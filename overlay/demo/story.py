@@ -42,7 +42,7 @@ def run(folder: str, say: Say) -> bool:
     """
     root = Path(folder)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError("expected a new or empty folder", subject=folder, hint=f"rm -r {folder}")
+        raise UsageError("expected a new or empty folder", subject=folder, hint="name a folder that does not exist yet")
     root.mkdir(parents=True, exist_ok=True)
     manifest, target = write_inputs(root, say), str(root / "serve")
     _command(say, f"overlay lock {manifest}")

@@ -330,7 +330,13 @@ class _Columns:
             for extent in shape:
                 if type(extent) is not int or extent < 0:
                     raise TypeError
-            if type(begin) is not int or type(end) is not int or begin < 0 or type(shape) is not list:
+            if (
+                type(begin) is not int
+                or type(end) is not int
+                or begin < 0
+                or type(shape) is not list
+                or type(dtype) is not str
+            ):
                 raise TypeError
         except (KeyError, TypeError, ValueError):
             raise _explain(name, entry) from None

@@ -116,7 +116,7 @@ def parse_lock(data: bytes) -> Lock:
     try:
         lock = Lock.model_validate(value)
     except ValidationError as error:
-        raise LockProblems([f"{dotted(path)}: {message}" for path, message in explain(error, value)]) from None
+        raise LockProblems([f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]) from None
     problems = [
         f"{dotted(('grafts', name))}: {problem}"
         for name in lock.grafts

@@ -15,6 +15,16 @@ Path = tuple[str | int, ...]
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
+_KINDS = {
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+}
+"""pydantic's kinds of error that say which kind of value was expected, in the words of JSON and YAML."""
+
 
 class Document(BaseModel):
     """What every document model of this project has in common: frozen, strict, and no unknown keys."""
@@ -82,6 +92,8 @@ def _in_words(item: Any, path: Path) -> str:
         return str(message).removeprefix("Value error, ")
     if kind == "too_short":
         return "expected at least one entry, found none"
+    if kind in _KINDS:
+        return f"expected {_KINDS[kind]}, found {_short(found)}"
     if kind in ("string_pattern_mismatch", "literal_error"):
         wanted = message.removeprefix("Input should be ").removeprefix("String should match pattern ")
         return f"expected {wanted}, found {_short(found)}"

@@ -66,7 +66,7 @@ def parse_receipt(data: bytes) -> Receipt:
     except strict_json.JsonProblem as error:
         raise LockProblems([str(error)]) from None
     except ValidationError as error:
-        raise LockProblems([f"{dotted(path)}: {message}" for path, message in explain(error, value)]) from None
+        raise LockProblems([f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]) from None
     problems = [
         f"{dotted(('files', name))}: {problem}" for name in receipt.files if (problem := explain_target_name(name))
     ]

@@ -18,12 +18,15 @@ from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock
 from overlay.formats.receipt import RECEIPT_NAME, PlacedFile, Proof, Receipt, render_receipt
 from overlay.running.proving import Proofs
+from overlay.storage.files import hint_for_errno
 from overlay.storage.hashing import hash_file
 from overlay.storage.linking import LinkMode, flush, place
 from overlay.storage.local import file_at, read_file, read_header
 from overlay.storage.proofs import Memory, ProofStore, settle
 from overlay.storage.shard_writer import WrittenShard, write_shard
-from overlay.storage.staging import Stage, staged
+from overlay.storage.staging import Stage, remove_abandoned, staged
+
+_AGAIN = "run the command again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,7 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
     """
     if not plan.actions:
         assert target.receipt is not None  # a plan is empty only against a receipt
+        remove_abandoned(plan.target)
         return Applied(target.receipt, changed=False)
     _require_space(plan)
     work = _Work(plan, target, proofs, pins, ProofStore())
@@ -107,7 +111,8 @@ class _Work:
             advance(len(part))
             return PlacedFile(how="write", origin="index", size=len(part), sha256=action.sha256, proof="proven")
         except OSError as error:
-            raise EnvironmentFault(f"the system says: {error.strerror}", subject=action.name) from None
+            problem = f"the system says: {error.strerror}"
+            raise EnvironmentFault(problem, subject=action.name, hint=hint_for_errno(error.errno)) from None
 
     def remember_built(self) -> None:
         """Built shards were hashed while they were written; remember that under their final place."""
@@ -168,7 +173,8 @@ class _Work:
         file = part.sidecar.file
         data = read_file(file)
         if sha256_of(data) != part.sidecar.sha256:
-            raise Conflict("expected the file that was planned with, found one that changed since", subject=part.name)
+            problem = "expected the file that was planned with, found one that changed since"
+            raise Conflict(problem, subject=part.name, hint=_AGAIN)
         stage.write(part.name, data)
         advance(len(data))
         return PlacedFile(
@@ -247,11 +253,12 @@ def _recheck(stage: Stage, receipt: Receipt, advance: Advance) -> None:
         path = os.path.join(stage.path, *name.split("/"))
         file = file_at(path, name)
         if file.size != placed.size:
-            raise Conflict(f"expected {placed.size} bytes in the stage, found {file.size}", subject=name)
+            problem = f"expected {placed.size} bytes in the stage, found {file.size}"
+            raise Conflict(problem, subject=name, hint=_AGAIN)
         if placed.header_sha256 and placed.how != "symlink" and read_header(file).digest != placed.header_sha256:
-            raise Conflict("expected the header that was planned with, found another", subject=name)
+            raise Conflict("expected the header that was planned with, found another", subject=name, hint=_AGAIN)
         if placed.origin in ("sidecar", "index") and hash_file(file, advance).sha256 != placed.sha256:
-            raise Conflict("expected the bytes that were written, found others", subject=name)
+            raise Conflict("expected the bytes that were written, found others", subject=name, hint=_AGAIN)
 
 
 def _mode(text: str) -> LinkMode:

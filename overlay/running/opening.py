@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from overlay.core.checking import check
-from overlay.core.checkpoint import Checkpoint, Shard, Sidecar
+from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
 from overlay.core.composing import Composition, GraftInput, compose, require_sound
 from overlay.core.deriving import Derived, derive
 from overlay.core.findings import errors
@@ -79,7 +79,7 @@ def open_manifest(path: str, places: Places, *, with_lock: bool = True) -> Opene
     folder = os.path.dirname(os.path.abspath(path))
     base = _open_base(manifest, folder, places, lock)
     wanted = {graft.from_ for graft in manifest.grafts}
-    built = {graft.shard: _built_beside(folder, graft) for graft in manifest.grafts}
+    built = {graft.shard: _built_beside(folder, graft, places) for graft in manifest.grafts}
     donors = {
         name: _open_donor(name, manifest.donors[name], folder, places, lock)
         for name in sorted(wanted)
@@ -93,7 +93,7 @@ def open_manifest(path: str, places: Places, *, with_lock: bool = True) -> Opene
         base=base,
         donors=donors,
         grafts=tuple(GraftInput(graft, donors.get(graft.from_), built[graft.shard]) for graft in manifest.grafts),
-        carried=_carried(manifest, folder),
+        carried=_carried(manifest, folder, places),
     )
 
 
@@ -138,7 +138,7 @@ def locate(reference: str, folder: str, commit: str | None = None) -> str:
     try:
         parsed = parse_reference(reference)
     except ValueError as error:
-        raise UsageError(str(error), subject=reference) from None
+        raise UsageError(str(error), subject=reference, hint="name a folder, or hf://org/name[@revision]") from None
     if isinstance(parsed, HubReference):
         return os.path.realpath(find_snapshot(parsed, commit))
     return os.path.realpath(os.path.join(folder, os.path.expanduser(parsed.path)))
@@ -177,30 +177,45 @@ def _open_donor(name: str, reference: str, folder: str, places: Places, lock: Lo
     return _open_sound(given or reference, directory, places, partial=True)
 
 
-def _built_beside(folder: str, graft: Graft) -> Shard | None:
+def _built_beside(folder: str, graft: Graft, places: Places) -> Shard | None:
     """The graft's shard, when it lies beside the manifest as it does in a diff-only repository."""
     path = os.path.join(folder, graft.shard)
     if graft.tensors is None or not os.path.lexists(path):
         return None
-    file = file_at(path, graft.shard)
+    file = _file_of(folder, graft.shard, graft.shard, places)
     try:
         return Shard(file, read_header(file))
     except HeaderProblem as problem:
         raise InvalidInput(str(problem), subject=path, hint="remove this shard to have it built again") from None
 
 
-def _carried(manifest: Manifest, folder: str) -> dict[str, Sidecar]:
+def _carried(manifest: Manifest, folder: str, places: Places) -> dict[str, Sidecar]:
     carried = {}
     for name, change in manifest.files.items():
         parsed = parse_reference(str(change.from_))
         if isinstance(parsed, HubReference):
-            whole = HubReference(parsed.repo, parsed.revision)
-            path = os.path.join(find_snapshot(whole), parsed.file)
+            file = _file_of(find_snapshot(HubReference(parsed.repo, parsed.revision)), parsed.file, name, places)
         else:
-            path = os.path.join(folder, os.path.expanduser(parsed.path))
-        file = file_at(path, name)
+            file = _file_of(folder, os.path.expanduser(parsed.path), name, places)
         carried[name] = Sidecar(file, sha256_of(read_file(file)))
     return carried
+
+
+def _file_of(folder: str, path: str, name: str, places: Places) -> FileSeen:
+    """The file at `path`, seen from `folder`.  A path may lead elsewhere in plain sight; a link in the folder may not.
+
+    Raises:
+        InvalidInput: there is no such file, or it is a link that leaves the folder.
+    """
+    file = file_at(os.path.join(folder, path), name)
+    in_plain_sight = os.path.isabs(path) or os.path.normpath(path).startswith("..")
+    if not in_plain_sight and not roots_for(os.path.realpath(folder), places.allowed_roots).admit(name, file.location):
+        raise InvalidInput(
+            f"expected a file inside {folder}, found a link to {file.location}",
+            subject=os.path.join(folder, path),
+            hint="copy the file in, or allow its folder with --allow-root",
+        )
+    return file
 
 
 def _read_lock(path: str) -> tuple[Lock | None, str | None]:

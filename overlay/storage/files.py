@@ -79,7 +79,8 @@ def read_document(path: str, limit: int, what: str) -> bytes:
         with open_regular(os.path.realpath(path, strict=True)) as descriptor:
             size = os.fstat(descriptor).st_size
             if size > limit:
-                raise InvalidInput(f"expected at most {limit} bytes, found {size}", subject=subject)
+                hint = f"check that this is a {what}"
+                raise InvalidInput(f"expected at most {limit} bytes, found {size}", subject=subject, hint=hint)
             return read_exactly(descriptor, size + 1, 0)
     except OSError as error:
         raise explain_os_error(error, subject) from None
@@ -88,13 +89,15 @@ def read_document(path: str, limit: int, what: str) -> bytes:
 def explain_os_error(error: OSError, subject: str) -> InvalidInput | EnvironmentFault:
     """An operating system's refusal as one of ours: what is not there is bad input, the rest is the machine."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return InvalidInput("expected a file, found nothing there (or a dangling link)", subject=subject)
+        problem = "expected a file, found nothing there (or a dangling link)"
+        return InvalidInput(problem, subject=subject, hint="check the name, or fetch the file")
+    instead = "name the file itself, or put a regular file there"
     if error.errno == errno.ELOOP:
-        return InvalidInput("expected a file, found a loop of links", subject=subject)
+        return InvalidInput("expected a file, found a loop of links", subject=subject, hint=instead)
     if error.errno == errno.EISDIR:
-        return InvalidInput("expected a file, found a directory", subject=subject)
+        return InvalidInput("expected a file, found a directory", subject=subject, hint=instead)
     if error.errno in (errno.EINVAL, errno.ENXIO):
-        return InvalidInput(str(error.strerror), subject=subject)
+        return InvalidInput(str(error.strerror), subject=subject, hint=instead)
     return EnvironmentFault(f"the system says: {error.strerror}", subject=subject, hint=hint_for_errno(error.errno))
 
 

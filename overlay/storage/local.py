@@ -25,7 +25,7 @@ from overlay.formats.names import (
     WEIGHT_SUFFIXES,
     explain_target_name,
 )
-from overlay.storage.files import explain_os_error, fingerprint_of, open_regular, read_exactly
+from overlay.storage.files import explain_os_error, fingerprint_of, hint_for_errno, open_regular, read_exactly
 from overlay.storage.links import Roots, resolve
 
 MAX_SIDECAR_BYTES: Final = 128 * 1024 * 1024
@@ -106,7 +106,8 @@ def read_file(file: FileSeen, limit: int = MAX_SIDECAR_BYTES) -> bytes:
         with open_regular(file.location) as descriptor:
             size = os.fstat(descriptor).st_size
             if size > limit:
-                raise InvalidInput(f"expected at most {limit} bytes, found {size}", subject=file.name)
+                hint = "a file of this kind is small; fetch it again"
+                raise InvalidInput(f"expected at most {limit} bytes, found {size}", subject=file.name, hint=hint)
             return read_exactly(descriptor, size + 1, 0)
     except OSError as error:
         raise explain_os_error(error, file.name) from None
@@ -150,7 +151,8 @@ def _list(root: str, label: str) -> tuple[list[str], list[str]]:
             for name in sorted(os.listdir(os.path.join(root, folder)))
         ]
     except (FileNotFoundError, NotADirectoryError):
-        raise InvalidInput("expected a directory, found none", subject=label) from None
+        hint = "name the directory that holds the shards and their index"
+        raise InvalidInput("expected a directory, found none", subject=label, hint=hint) from None
     except OSError as error:
         raise explain_os_error(error, label) from None
     return names, nested
@@ -184,7 +186,8 @@ class _Reader:
         try:
             seen = resolve(self.roots, name)
         except OSError as error:
-            raise EnvironmentFault(f"the system says: {error.strerror}", subject=name) from None
+            problem = f"the system says: {error.strerror}"
+            raise EnvironmentFault(problem, subject=name, hint=hint_for_errno(error.errno)) from None
         if isinstance(seen, Finding):
             self.findings.append(seen)
             return None

@@ -25,7 +25,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,22 +92,27 @@ def staged(target: str) -> Iterator[Stage]:
         Conflict: another run is assembling this target.
         EnvironmentFault: the parent folder cannot be written.
     """
-    parent, name = os.path.split(target)
-    prefix = f".{name}.overlay-stage-"
-    with _locked(os.path.join(parent, f".{name}.overlay.lock"), target):
-        _remove_abandoned(parent, prefix)
-        path = os.path.join(parent, f"{prefix}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+    with _locked(target):
+        path = f"{_stage_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            os.mkdir(path, 0o700)
-        except OSError as error:
-            raise _refused(error, parent) from None
-        stage = Stage(path, target)
-        try:
-            yield stage
+            _delete_abandoned(target)
+            _make_folder(path)
+            yield Stage(path, target)
         except OSError as error:
             raise _refused(error, getattr(error, "filename", None) or target) from None
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_abandoned(target: str) -> None:
+    """Delete what an interrupted run left beside `target`, when there is nothing else to do.
+
+    A run that was killed right after its commit leaves the old tree, which bears the name of a stage then.
+    """
+    with suppress(OSError, Conflict, EnvironmentFault):  # another run is at work here, or the folder is read-only
+        if _abandoned(target):
+            with _locked(target):
+                _delete_abandoned(target)
 
 
 def fsync_folder(path: str) -> None:
@@ -119,9 +124,18 @@ def fsync_folder(path: str) -> None:
         os.close(descriptor)
 
 
+def _make_folder(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        raise _refused(error, os.path.dirname(path)) from None
+
+
 @contextmanager
-def _locked(path: str, target: str) -> Iterator[None]:
+def _locked(target: str) -> Iterator[None]:
     """Hold the target's lock file.  It is never unlinked: removing a lock file is a race by itself."""
+    parent, name = os.path.split(target)
+    path = os.path.join(parent, f".{name}.overlay.lock")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -138,21 +152,41 @@ def _locked(path: str, target: str) -> Iterator[None]:
             ) from None
         except OSError:
             pass  # a file system without flock: the commit stays atomic all the same
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _sign(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
-        os.ftruncate(descriptor, 0)
+        _sign(descriptor, "")
     finally:
         os.close(descriptor)
 
 
-def _remove_abandoned(parent: str, prefix: str) -> None:
-    """Delete stages of dead runs: ours by the lock that we hold, another host's by age."""
-    ours = f"{prefix}{socket.gethostname()}-"
-    for name in os.listdir(parent):
-        path = os.path.join(parent, name)
-        if name.startswith(ours) or (name.startswith(prefix) and _age(path) > _ABANDONED_AFTER_S):
-            shutil.rmtree(path, ignore_errors=True)
+def _sign(descriptor: int, holder: str) -> None:
+    """Say in the lock file who holds it: a courtesy to whoever is refused, which a full disk must not make a failure."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)
+
+
+def _stage_prefix(target: str, host: str | None = None) -> str:
+    """What the paths of stages for `target` begin with; those of one host, this one unless another is said."""
+    parent, name = os.path.split(target)
+    return os.path.join(parent, f".{name}.overlay-stage-{socket.gethostname() + '-' if host is None else host}")
+
+
+def _delete_abandoned(target: str) -> None:
+    for path in _abandoned(target):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _abandoned(target: str) -> list[str]:
+    """Stages of dead runs, once the caller holds the lock: ours by their names, another host's by age."""
+    parent = os.path.dirname(target)
+    ours, anybodys = _stage_prefix(target), _stage_prefix(target, "")
+    paths = [os.path.join(parent, name) for name in os.listdir(parent)]
+    return [
+        path
+        for path in paths
+        if path.startswith(ours) or (path.startswith(anybodys) and _age(path) > _ABANDONED_AFTER_S)
+    ]
 
 
 def _age(path: str) -> float:
@@ -179,7 +213,8 @@ def _rename(source: str, target: str, flag: int) -> None:
         return
     number = ctypes.get_errno()
     if number == errno.EEXIST:
-        raise Conflict("expected no such folder, found one that was made meanwhile", subject=target)
+        problem = "expected no such folder, found one that was made meanwhile"
+        raise Conflict(problem, subject=target, hint="run the command again")
     if number in (errno.EINVAL, errno.ENOSYS):
         _rename_without_flags(source, target, flag)
         return

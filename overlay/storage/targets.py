@@ -24,7 +24,7 @@ def absolute(path: str) -> str:
     """
     parent, name = os.path.split(os.path.abspath(path))
     if not name:
-        raise UsageError("expected a folder to make, found the root", subject=path)
+        raise UsageError("expected a folder to make, found the root", subject=path, hint="name a folder with -o")
     if not os.path.isdir(parent):
         raise UsageError("expected an existing parent folder", subject=path, hint=f"mkdir -p {parent}")
     return os.path.join(os.path.realpath(parent), name)
