@@ -35,7 +35,7 @@ _NESTED: Final = ("additional_chat_templates",)
 """Folders whose files belong to a checkpoint: transformers reads chat templates from there."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FIRST_READ: Final = 1 << 20
+_ENOUGH_TO_RECOGNISE: Final = 64
 
 
 def read_checkpoint(label: str, roots: Roots, *, partial: bool = False, headers: bool = True) -> Checkpoint:
@@ -89,10 +89,12 @@ def read_header(file: FileSeen) -> Header:
     """
     with open_regular(file.location) as descriptor:
         size = os.fstat(descriptor).st_size
-        first = read_exactly(descriptor, min(_FIRST_READ, size), 0)
-        end = header_format.LENGTH_BYTES + header_format.read_length(first[:64], size)
-        rest = read_exactly(descriptor, end - len(first), len(first)) if end > len(first) else b""
-    return header_format.parse_header(first + rest, size)
+        prefix = read_exactly(descriptor, header_format.LENGTH_BYTES, 0)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) + length > size or length > header_format.MAX_HEADER_BYTES:
+            header_format.read_length(read_exactly(descriptor, _ENOUGH_TO_RECOGNISE, 0), size)  # says what is wrong
+        text = read_exactly(descriptor, length, len(prefix))
+    return header_format.parse_header(prefix + text, size)
 
 
 def read_file(file: FileSeen, limit: int = MAX_SIDECAR_BYTES) -> bytes:
