@@ -4,7 +4,7 @@ The verbs of the command line as functions, lazily, so that ``import overlay`` c
 
     import overlay
 
-    done = overlay.apply(overlay.Request(source="glm-5.2-nvfp4-mtp.yaml"), "serve")
+    done = overlay.apply(overlay.Request(sources=("glm-5.2-nvfp4-mtp.yaml",)), "serve")
     verdict = overlay.verify("serve", level="content")
 """
 
@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from overlay.api import Locked, Request, apply, init, inspect, lock, plan, schema, verify
+    from overlay.api import Locked, apply, init, init_derived, inspect, lock, plan, schema, verify
     from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch, OverlayError, UsageError
     from overlay.running.opening import Places
+    from overlay.running.preparing import Request
 
 _HOMES = {
     **dict.fromkeys(
-        ("Locked", "Request", "apply", "init", "inspect", "lock", "plan", "schema", "verify"), "overlay.api"
+        ("Locked", "apply", "init", "init_derived", "inspect", "lock", "plan", "schema", "verify"), "overlay.api"
     ),
     **dict.fromkeys(
         ("Conflict", "EnvironmentFault", "InvalidInput", "Mismatch", "OverlayError", "UsageError"), "overlay.errors"
     ),
     "Places": "overlay.running.opening",
+    "Request": "overlay.running.preparing",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "UsageError",
     "apply",
     "init",
+    "init_derived",
     "inspect",
     "lock",
     "plan",

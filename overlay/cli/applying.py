@@ -12,6 +12,7 @@ from overlay.cli.options import place_options, places
 from overlay.cli.output import chosen_output, output_options
 from overlay.report.progress import Bars
 from overlay.report.text import applied_lines, plan_lines
+from overlay.running.preparing import Request, read_plan
 from overlay.storage.linking import LINK_MODES, LinkMode
 
 _link = click.option(
@@ -23,24 +24,27 @@ _link = click.option(
 )
 _target = click.option("-o", "--output", "target", required=True, metavar="DIR", help="The folder to assemble.")
 _graft = click.option("--graft", metavar="REF", help="A diff-only repository without a manifest; needs --base.")
-_source = click.argument("source", required=False, metavar="[MANIFEST|DIFF-REPO]")
+_sources = click.argument("sources", nargs=-1, metavar="[MANIFEST|DIFF-REPO]...")
+_engine = click.option("--engine", default="", metavar="NAME", help="Also make the manifest's changes for this engine.")
 
 
 @click.command()
-@_source
+@_sources
 @_target
 @_graft
 @place_options
 @_link
+@_engine
 @output_options
 def plan(
-    source: str | None,
+    sources: tuple[str, ...],
     target: str,
     graft: str | None,
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
     link: LinkMode,
+    engine: str,
     format_: str,
     as_json: bool,
     quiet: bool,
@@ -54,7 +58,7 @@ def plan(
     Example: overlay plan glm-5.2-nvfp4-mtp.yaml -o serve/
     """
     output = chosen_output(format_, as_json, quiet)
-    request = api.Request(source=source, graft=graft, places=places(base, donor, allow_root))
+    request = Request(sources=sources, graft=graft, engine=engine, places=places(base, donor, allow_root))
     decided = api.plan(request, target, link=link)
     status = os.statvfs(os.path.dirname(decided.target))
     lines = plan_lines(decided, status.f_bavail * status.f_frsize)
@@ -62,11 +66,12 @@ def plan(
 
 
 @click.command()
-@_source
+@_sources
 @_target
 @_graft
 @place_options
 @_link
+@_engine
 @click.option(
     "--level",
     type=click.Choice(["headers", "content"]),
@@ -74,19 +79,24 @@ def plan(
     show_default=True,
     help="content: hash every shard before it is placed.",
 )
+@click.option(
+    "--plan", "plan_file", metavar="FILE", help="A plan that overlay plan --json printed; refuse if it is stale."
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop; the same as overlay plan.")
 @output_options
 @click.pass_context
 def apply(
     ctx: click.Context,
-    source: str | None,
+    sources: tuple[str, ...],
     target: str,
     graft: str | None,
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
     link: LinkMode,
+    engine: str,
     level: Literal["headers", "content"],
+    plan_file: str | None,
     dry_run: bool,
     format_: str,
     as_json: bool,
@@ -94,27 +104,30 @@ def apply(
 ) -> None:
     """Assemble a serving directory: links to the base's shards, new shards, private sidecars, a corrected index.
 
-    The target is the old tree or the new one at every instant.  A second run has nothing to do.
+    The target is the old tree or the new one at every instant.  A second run has nothing to do.  Several manifests are
+    laid over one base; they must not touch the same tensor or the same place of a sidecar.
 
     \b
     Reads:   the manifest, its lock, all headers and sidecars of base and donors; of weights only what a graft takes.
     Writes:  the target, and a lock file beside it; never the base.
     Exits:   0 done, 1 not what the lock or expect says, 3 invalid input, 4 conflict, 5 environment.
     Example: overlay apply glm-5.2-nvfp4-mtp.yaml -o serve/
+             overlay apply mtp.yaml template-fix.yaml --engine vllm -o serve/
              overlay apply --base GLM-5.2-NVFP4/ --graft GLM-5.2-NVFP4-MTP/ -o serve/
     """
     if dry_run:
-        shared = {"source": source, "target": target, "graft": graft, "base": base, "donor": donor}
+        shared = {"sources": sources, "engine": engine, "target": target, "graft": graft, "base": base, "donor": donor}
         ctx.invoke(plan, **shared, allow_root=allow_root, link=link, format_=format_, as_json=as_json, quiet=quiet)
         return
     output = chosen_output(format_, as_json, quiet)
-    request = api.Request(source=source, graft=graft, places=places(base, donor, allow_root))
-    done = api.apply(request, target, link=link, level=level, reporter=Bars())
+    request = Request(sources=sources, graft=graft, engine=engine, places=places(base, donor, allow_root))
+    saved = read_plan(plan_file) if plan_file is not None else None
+    done = api.apply(request, target, link=link, level=level, saved_plan=saved, reporter=Bars())
     document = {
         "target": os.path.abspath(target),
         "changed": done.changed,
         "unproven": done.unproven,
         "receipt": done.receipt.model_dump(mode="json"),
     }
-    lines = applied_lines(done, target, source or "MANIFEST")
+    lines = applied_lines(done, target, " ".join(sources) or "MANIFEST")
     output.show("apply", document, lines, brief=os.path.abspath(target))

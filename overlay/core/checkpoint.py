@@ -61,6 +61,8 @@ class Sidecar:
 
     file: FileSeen
     sha256: str
+    data: bytes | None = field(default=None, repr=False, compare=False)
+    """Its text, where somebody is going to patch it."""
 
 
 @dataclass(frozen=True, kw_only=True)

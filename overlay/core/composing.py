@@ -1,156 +1,63 @@
-"""Composing: a base and grafts become one checkpoint, on paper.
+"""Composing: a base and a stack of overlays become one checkpoint, on paper.
 
-The result says for every file of the target what it is: a shard that is linked as it is, a shard that is built from ranges
-of a donor's shards, a sidecar that is copied, or the index, whose text is made here.  Contradictions are conflicts and
-stop everything; nothing is overridden silently.
+Theory of operation:
+
+1. Overlays come in groups.  Those of one group were made for the same tree and must not touch the same tensor or the
+   same place of a sidecar; then their order does not matter, and they are taken in the order of their names, so that any
+   order that the user gives comes to the same bytes.
+2. Each overlay's effect is decided against the tree that its group started from: tensors that it adds, and tensors
+   that it supersedes, by replacing or dropping them.  A name that is taken without being declared is a conflict.
+3. A shard that lost all its tensors is gone, one that lost some is trimmed, every other stays a link.
+4. The index is the base's text with the difference spliced in; the base's own bytes when nothing changed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
-from overlay.errors import Conflict, InvalidInput, Mismatch
-from overlay.formats.digest import sha256_of
-from overlay.formats.header import TensorInfo, layout_order, render_header
+from overlay.core.checkpoint import Checkpoint, Shard
+from overlay.core.grafting import Choice, choose, realise
+from overlay.core.parts import Composition, Layer, LinkedShard, Origin, ShardPart
+from overlay.core.sidecars import compose_sidecars, sidecar_notes
+from overlay.core.trimming import trim
+from overlay.errors import Conflict, InvalidInput
+from overlay.formats.dtypes import count_elements
 from overlay.formats.index import IndexEdit, new_index, rewrite
-from overlay.formats.manifest import Expect, Graft, Manifest
-from overlay.formats.names import INDEX_NAME, SINGLE_NAME, find_case_collisions, next_shard_name
+from overlay.formats.names import SINGLE_NAME, find_case_collisions, next_shard_name
 from overlay.formats.patterns import Pattern, select
-
-BUILT_METADATA = {"format": "pt"}
-"""``__metadata__`` of the shards that we write; transformers refuses a shard without a known ``format``."""
 
 MAX_NAMED = 20
 """Problems of one kind that are spelled out; the rest is counted."""
 
 
-class TensorSource(NamedTuple):
-    """A tensor's bytes: ``[begin, end)`` of a donor's shard, counted from the start of the file."""
+def compose(base: Checkpoint, groups: Sequence[Sequence[Layer]], name: str) -> Composition:
+    """Lay `groups` of overlays over `base`, one group after the other.
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: FileSeen
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkedShard:
-    """A shard of the base or of a donor that is placed as it is."""
-
-    name: str
-    origin: Literal["base", "graft"]
-    shard: Shard
-    donor: str = ""
-    """The donor's name in the manifest; grafts only."""
-    sources: tuple[TensorSource, ...] = ()
-    """Where the donor says that the tensors come from; grafts only."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.shard.file.size
-
-    @property
-    def header_sha256(self) -> str:
-        """Digest of the header."""
-        return self.shard.header.digest
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltShard:
-    """A new shard: our header, and ranges of donors' shards in its order."""
-
-    name: str
-    donor: str
-    header: bytes
-    header_sha256: str
-    sources: tuple[TensorSource, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return len(self.header) + self.data_bytes
-
-    @property
-    def data_bytes(self) -> int:
-        """Tensor data bytes."""
-        return sum(source.end - source.begin for source in self.sources)
-
-
-@dataclass(frozen=True, slots=True)
-class CopiedFile:
-    """A sidecar; always a private copy, so that editing it reaches nobody else."""
-
-    name: str
-    origin: Literal["base", "manifest"]
-    sidecar: Sidecar
-
-
-@dataclass(frozen=True, slots=True)
-class GraftInput:
-    """A graft of the manifest and what was found of it."""
-
-    graft: Graft
-    donor: Checkpoint | None
-    """None when the donor is not at hand; then `built` must be."""
-    built: Shard | None
-    """A shard of the graft's name that lies beside the manifest, built before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Composition:
-    """The checkpoint that a manifest describes."""
-
-    name: str
-    shards: tuple[LinkedShard | BuiltShard, ...]
-    sidecars: tuple[CopiedFile, ...]
-    index: bytes
-    tensors: int
-    total_size: int
-    """Tensor data bytes of all shards."""
-    notes: tuple[str, ...] = ()
-    """What a person should know before applying."""
-
-    @cached_property
-    def index_sha256(self) -> str:
-        """Digest of the index text; computed once, since the text is 22 MB."""
-        return sha256_of(self.index)
-
-
-def compose(
-    manifest: Manifest, base: Checkpoint, grafts: Sequence[GraftInput], carried: Mapping[str, Sidecar]
-) -> Composition:
-    """Lay `grafts` and `carried` sidecars over `base`.
-
-    Costs time in the number of tensors that are grafted, and one copy of the index text.
+    Costs time in the number of tensors that are grafted or superseded, one pass over the names for each drop, and one copy
+    of the index text.
 
     Raises:
-        InvalidInput: a pattern describes no tensor of its donor.
+        InvalidInput: a pattern describes no tensor, or a sidecar that is patched is not JSON.
         Mismatch: a graft is not what its ``expect`` says.
-        Conflict: two owners for one tensor or one file name.
+        Conflict: two owners for one tensor, file name or place in a sidecar, or a precondition that does not hold.
     """
-    kept = _base_shards(base, len(grafts))
-    added = [_realise(entry) for entry in grafts]
-    _require_free_names(kept, added)
-    _require_free_tensors(base, added)
-    shards = (*kept, *added)
-    total_size = base.data_bytes + sum(_data_bytes(shard) for shard in added)
-    tensors = len(base.weight_map) + sum(len(shard.sources) for shard in added)
+    tree = _Tree(base)
+    ordered = [sorted(group, key=lambda layer: (layer.name, layer.manifest.digest)) for group in groups]
+    for group in ordered:
+        effects = [_effect(layer, tree) for layer in group]
+        _require_disjoint(effects)
+        for effect in effects:
+            tree.take(effect)
+    shards = tree.shards()
     return Composition(
-        name=manifest.name,
-        shards=shards,
-        sidecars=_sidecars(base, carried),
-        index=_index(base, kept, added, total_size),
-        tensors=tensors,
-        total_size=total_size,
-        notes=tuple(_notes(base, carried)),
+        name=name,
+        shards=tuple(shards),
+        sidecars=compose_sidecars(base, ordered),
+        index=tree.index(shards),
+        tensors=tree.count,
+        total_size=sum(shard.data_bytes for shard in shards),
+        notes=(*_stray_notes(base), *sidecar_notes(base, ordered)),
     )
 
 
@@ -170,209 +77,265 @@ def require_sound(checkpoint: Checkpoint, findings: Iterable[object]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """What one overlay does to the tree that it was made for."""
+
+    layer: Layer
+    choices: tuple[Choice, ...]
+    superseded: dict[str, str]
+    """Tensor that leaves its shard, to the reason."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """A shard of the tree while overlays are laid over it."""
+
+    name: str
+    origin: Origin
+    overlay: str
+    """Name of the overlay that added it; "" for the base's."""
+    shard: Shard | None
+    choice: Choice | None = None
+    removed: set[str] = field(default_factory=set)
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why tensors were removed, and how many."""
+
+    def count(self) -> int:
+        """Tensors that it held before any was removed."""
+        if self.choice is not None:
+            return len(self.choice.sources)
+        assert self.shard is not None
+        return len(self.shard.header)
+
+    def remove(self, tensor: str, reason: str) -> None:
+        self.removed.add(tensor)
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def part(self) -> ShardPart | None:
+        """What it comes to; None when nothing is left of it."""
+        if not self.removed:
+            if self.choice is not None:
+                return realise(self.choice)
+            assert self.shard is not None
+            return LinkedShard(self.name, self.origin, self.shard)
+        if len(self.removed) == self.count():
+            return None
+        whole = self.choice.whole if self.choice is not None else self.shard
+        if whole is None:
+            assert self.choice is not None
+            return realise(self.choice, [s for s in self.choice.sources if s.name not in self.removed])
+        reason = "; ".join(f"{count} of {self.count()} tensors {why}" for why, count in sorted(self.reasons.items()))
+        return trim(self.name, self.origin, whole, frozenset(self.removed), reason)
+
+
+class _Tree:
+    """The checkpoint as far as it is composed."""
+
+    def __init__(self, base: Checkpoint) -> None:
+        self.base = base
+        self.members = {name: _Member(name, "base", "", shard) for name, shard in base.shards.items()}
+        self.homes: dict[str, str] = {}
+        """Tensor to shard, for the tensors that overlays placed."""
+        self.gone: set[str] = set()
+        """Base tensors that left the base's shards."""
+
+    @property
+    def count(self) -> int:
+        """Tensors in all."""
+        return len(self.base.weight_map) - len(self.gone) + len(self.homes)
+
+    def home_of(self, tensor: str) -> _Member | None:
+        """The shard that holds `tensor`."""
+        home = self.homes.get(tensor)
+        if home is None and tensor not in self.gone:
+            home = self.base.weight_map.get(tensor)
+        return self.members[home] if home is not None else None
+
+    def names(self) -> Iterator[str]:
+        """All tensors: the base's in the order of its index, then those that overlays placed."""
+        yield from (name for name in self.base.weight_map if name not in self.gone)
+        yield from self.homes
+
+    def take(self, effect: _Effect) -> None:
+        """Lay one overlay over the tree."""
+        for tensor, reason in effect.superseded.items():
+            home = self.home_of(tensor)
+            assert home is not None  # the effect was decided against this tree
+            home.remove(tensor, reason)
+            if self.homes.pop(tensor, None) is None:
+                self.gone.add(tensor)
+        for choice in effect.choices:
+            self._add(choice, effect.layer.name)
+
+    def _add(self, choice: Choice, overlay: str) -> None:
+        name = choice.graft.shard
+        owner = self.members.get(name)
+        if owner is not None and len(owner.removed) < owner.count():
+            whose = f"the overlay {owner.overlay}" if owner.overlay else "the base"
+            raise Conflict(
+                f"expected a new shard name for the graft of {overlay}, found that {whose} has this shard",
+                subject=name,
+                hint=f"name the graft's shard {next_shard_name(self.members)}",
+            )
+        if name == SINGLE_NAME and self.members:
+            raise Conflict(
+                "expected a numbered shard name, found the name that loaders prefer to any index",
+                subject=name,
+                hint=f"name the graft's shard {next_shard_name(self.members)}",
+            )
+        self.members[name] = _Member(name, "graft", overlay, None, choice)
+        for source in choice.sources:
+            self.homes[source.name] = name
+
+    def shards(self) -> list[ShardPart]:
+        """The shards of the result, in the order of their names.
+
+        A lone ``model.safetensors`` gets a numbered name as soon as another shard joins it: loaders prefer the single file
+        to an index beside it, and would never open the graft.
+        """
+        living = [
+            member for member in self.members.values() if len(member.removed) < member.count() or not member.count()
+        ]
+        if self.base.index is None and len(living) > 1:
+            for member in living:
+                if member.name == SINGLE_NAME:
+                    member.name = f"model-00001-of-{len(living):05d}.safetensors"
+        for one, other in find_case_collisions(member.name for member in living):
+            raise Conflict(f"expected names that differ in more than case, found {one} as well", subject=other)
+        if len({member.name for member in living}) < len(living):
+            raise Conflict(
+                "expected a shard name other than the one that the base's single shard gets",
+                subject=f"model-00001-of-{len(living):05d}.safetensors",
+                hint="name the graft's shard otherwise",
+            )
+        parts = [part for member in sorted(living, key=lambda m: m.name) if (part := member.part()) is not None]
+        if not parts:
+            raise Conflict(
+                "expected at least one tensor to stay, found that everything is dropped", subject=self.base.label
+            )
+        return parts
+
+    def index(self, shards: Sequence[ShardPart]) -> bytes:
+        """The index text; b"" for a checkpoint of one shard that has none."""
+        if self.base.index is None:
+            return self._new_index(shards)
+        known = self.base.index.weight_map
+        placed = sorted(self.homes.items(), key=lambda item: (item[1], item[0]))
+        if not (placed or self.gone):
+            return self.base.index.raw
+        edit = IndexEdit(
+            add={name: shard for name, shard in placed if name not in known},
+            remap={name: shard for name, shard in placed if known.get(name, shard) != shard},
+            remove=self.gone - self.homes.keys(),
+            metadata=self._metadata(shards),
+        )
+        return rewrite(self.base.index, edit)
+
+    def _new_index(self, shards: Sequence[ShardPart]) -> bytes:
+        if len(shards) == 1:
+            return b""
+        mapped = dict(self.homes)
+        for member in self.members.values():
+            if member.shard is not None:
+                mapped.update((name, member.name) for name in member.shard.header.names if name not in member.removed)
+        return new_index(mapped, {"total_size": sum(shard.data_bytes for shard in shards)})
+
+    def _metadata(self, shards: Sequence[ShardPart]) -> dict[str, int]:
+        """What the index's metadata must say; ``total_parameters`` only where it was said before."""
+        assert self.base.index is not None
+        change = {"total_size": sum(shard.data_bytes for shard in shards)}
+        stated = (self.base.index.metadata or {}).get("total_parameters")
+        if type(stated) is int:
+            placed = (s for m in self.members.values() if m.choice for s in m.choice.sources if s.name not in m.removed)
+            added = sum(count_elements(source.shape) for source in placed)
+            change["total_parameters"] = max(0, stated + added - sum(map(self._elements, self.gone)))
+        return change
+
+    def _elements(self, tensor: str) -> int:
+        """Elements of a tensor of the base."""
+        return self.base.shards[self.base.weight_map[tensor]].header[tensor].elements
+
+
+def _effect(layer: Layer, tree: _Tree) -> _Effect:
+    """Decide what `layer` does to `tree`."""
+    choices = tuple(choose(entry) for entry in layer.grafts)
+    superseded = _dropped(layer, tree)
+    own: dict[str, str] = {}
+    problems = []
+    for choice in choices:
+        replaces = 0
+        for source in choice.sources:
+            home = tree.home_of(source.name)
+            if source.name in own:
+                problems.append(_two_owners(source.name, f"{own[source.name]} of another graft", choice.graft.shard))
+            elif home is not None and choice.graft.mode == "replace":
+                superseded[source.name] = f"replaced by {layer.name}"
+                replaces += 1
+            elif home is not None and source.name not in superseded:
+                whose = f"of the overlay {home.overlay}" if home.overlay else "of the base"
+                problems.append(_two_owners(source.name, f"{home.name} {whose}", choice.graft.shard))
+            own[source.name] = choice.graft.shard
+        if choice.graft.mode == "replace" and not replaces:
+            problems.append(f"{choice.graft.shard}: expected tensors to replace, found that the base has none of them")
+    if problems:
+        raise Conflict(
+            problems[0],
+            subject=layer.name,
+            hint="choose other tensors, or declare the change with mode: replace",
+            others=tuple(_shortened(problems[1:])),
+        )
+    return _Effect(layer, choices, superseded)
+
+
+def _dropped(layer: Layer, tree: _Tree) -> dict[str, str]:
+    """The tensors that a layer drops; every pattern must describe one, unless it is allowed to be missing."""
+    if not layer.manifest.drop:
+        return {}
+    patterns = {Pattern(entry.tensors): entry.allow_missing for entry in layer.manifest.drops}
+    chosen, idle = select(patterns, tree.names())
+    missing = [str(pattern) for pattern in idle if not patterns[pattern]]
+    if missing:
+        raise InvalidInput(
+            f"expected a tensor of the base for each pattern, found none for {', '.join(missing)}",
+            subject=f"{layer.name}: drop",
+            hint="correct the pattern, or allow it: {tensors: PATTERN, allow-missing: true}",
+        )
+    return dict.fromkeys(chosen, f"dropped by {layer.name}")
+
+
+def _require_disjoint(effects: Sequence[_Effect]) -> None:
+    """Overlays of one group must not touch the same tensor."""
+    owners: dict[str, str] = {}
+    problems = []
+    for effect in effects:
+        touched = dict.fromkeys([*effect.superseded, *(s.name for c in effect.choices for s in c.sources)])
+        for tensor in touched:
+            if tensor in owners:
+                problems.append(
+                    f"{tensor}: expected one overlay to touch it, found {owners[tensor]} and {effect.layer.name}"
+                )
+            owners[tensor] = effect.layer.name
+    if problems:
+        raise Conflict(
+            problems[0],
+            hint="apply one of them alone, or make one the base of the other",
+            others=tuple(_shortened(problems[1:])),
+        )
+
+
+def _two_owners(tensor: str, owner: str, graft: str) -> str:
+    return f"{tensor}: expected one owner, found shard {owner} and the graft's shard {graft}"
+
+
 def _shortened(lines: list[str]) -> list[str]:
     rest = len(lines) - MAX_NAMED
     return lines if rest <= 0 else [*lines[:MAX_NAMED], f"and {rest} more"]
 
 
-def _base_shards(base: Checkpoint, grafts: int) -> list[LinkedShard]:
-    """The base's shards under the names that they have in the target.
-
-    A lone ``model.safetensors`` gets a numbered name as soon as a graft joins it: loaders prefer the single file to an
-    index beside it, and would never open the graft.
-    """
-    if base.index is None and grafts:
-        count = grafts + 1
-        return [LinkedShard(f"model-00001-of-{count:05d}.safetensors", "base", shard) for shard in base.shards.values()]
-    return [LinkedShard(name, "base", shard) for name, shard in base.shards.items()]
-
-
-def _realise(entry: GraftInput) -> LinkedShard | BuiltShard:
-    """Decide what a graft's shard is made of."""
-    graft = entry.graft
-    sources = _choose(entry)
-    _require_expected(graft, sources)
-    whole = _whole_shard(entry, sources)
-    if whole is not None:
-        return LinkedShard(graft.shard, "graft", whole, graft.from_, tuple(sources))
-    ordered = tuple(sorted(sources, key=lambda source: layout_order(source.name, source.dtype)))
-    header = render_header(((s.name, s.dtype, s.shape) for s in ordered), BUILT_METADATA)
-    return BuiltShard(graft.shard, graft.from_, header, sha256_of(header), ordered)
-
-
-def _choose(entry: GraftInput) -> list[TensorSource]:
-    """The tensors of a graft, from its donor or, where that is not at hand, from the shard built before."""
-    graft = entry.graft
-    shards = entry.donor.shards if entry.donor is not None else {}
-    if entry.donor is None:
-        assert entry.built is not None  # opening an overlay finds one of the two, or refuses
-        shards = {graft.shard: entry.built}
-    if graft.tensors is None:
-        if graft.shard not in shards:
-            held = ", ".join(shards) or "no shard"
-            raise InvalidInput(
-                f"expected the donor {graft.from_!r} to hold this shard, found {held}",
-                subject=graft.shard,
-                hint="choose tensors by pattern, or correct the shard's name",
-            )
-        return list(_sources(shards[graft.shard], shards[graft.shard].header.names))
-    patterns = [Pattern(text) for text in graft.tensors]
-    chosen, idle = select(patterns, (name for shard in shards.values() for name in shard.header.names))
-    if idle:
-        raise InvalidInput(
-            f"expected a tensor of the donor {graft.from_!r} for each pattern, found none for "
-            + ", ".join(str(pattern) for pattern in idle),
-            subject=graft.shard,
-            hint=f"overlay inspect {entry.donor.label if entry.donor else graft.shard} --tensors",
-        )
-    wanted = set(chosen)
-    return [s for shard in shards.values() for s in _sources(shard, (n for n in shard.header.names if n in wanted))]
-
-
-def _sources(shard: Shard, names: Iterable[str]) -> Iterator[TensorSource]:
-    start = shard.header.data_start
-    for name in names:
-        info: TensorInfo = shard.header[name]
-        yield TensorSource(name, info.dtype, info.shape, shard.file, start + info.begin, start + info.end)
-
-
-def _whole_shard(entry: GraftInput, sources: list[TensorSource]) -> Shard | None:
-    """The file that already is the graft's shard: taken whole from the donor, or built before."""
-    if entry.graft.tensors is None:
-        donor = entry.donor.shards if entry.donor is not None else {}
-        return donor.get(entry.graft.shard) or entry.built
-    if entry.built is None:
-        return None
-    wanted = {source.name: (source.dtype, source.shape) for source in sources}
-    found = {name: (info.dtype, info.shape) for name, info in entry.built.header.items()}
-    if wanted != found:
-        differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise Conflict(
-            f"expected the {len(wanted)} tensors that the manifest chooses, found a shard that differs in "
-            f"{len(differing)}, first {differing[0]}",
-            subject=entry.built.file.location,
-            hint="remove this shard to have it built again",
-        )
-    return entry.built
-
-
-def _require_expected(graft: Graft, sources: list[TensorSource]) -> None:
-    problems = list(_unexpected(graft.expect, sources))
-    if problems:
-        raise Mismatch(
-            problems[0],
-            subject=f"{graft.shard}: expect",
-            hint="correct the manifest's expect, or the donor's revision",
-            others=tuple(problems[1:]),
-        )
-
-
-def _unexpected(expect: Expect, sources: list[TensorSource]) -> Iterator[str]:
-    if expect.tensors is not None and expect.tensors != len(sources):
-        yield f"expected {expect.tensors} tensors, found {len(sources)}"
-    size = sum(source.end - source.begin for source in sources)
-    if expect.bytes is not None and expect.bytes != size:
-        yield f"expected {expect.bytes} bytes, found {size}"
-    counts = Counter(source.dtype for source in sources)
-    if expect.dtypes is not None and {k: v for k, v in expect.dtypes.items() if v} != counts:
-        found = ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items()))
-        wanted = ", ".join(f"{count} {dtype}" for dtype, count in sorted(expect.dtypes.items()))
-        yield f"expected dtypes {wanted}, found {found}"
-
-
-def _require_free_names(kept: Sequence[LinkedShard], added: Sequence[LinkedShard | BuiltShard]) -> None:
-    taken = {shard.name: shard for shard in kept}
-    for shard in added:
-        if shard.name in taken:
-            owner = taken[shard.name]
-            whose = "the base" if isinstance(owner, LinkedShard) and owner.origin == "base" else "another graft"
-            raise Conflict(
-                f"expected a new shard name for the graft, found that {whose} has this shard",
-                subject=shard.name,
-                hint=f"name the graft's shard {next_shard_name(taken)}",
-            )
-        if shard.name == SINGLE_NAME and kept:
-            raise Conflict(
-                "expected a numbered shard name, found the name that loaders prefer to any index",
-                subject=shard.name,
-                hint=f"name the graft's shard {next_shard_name(taken)}",
-            )
-        taken[shard.name] = shard  # type: ignore[assignment]  # only the name and the origin are looked at
-    for one, other in find_case_collisions(taken):
-        problem = f"expected names that differ in more than case, found {one} as well"
-        raise Conflict(problem, subject=other, hint="rename the graft's shard; macOS and Windows cannot hold both")
-
-
-def _require_free_tensors(base: Checkpoint, added: Sequence[LinkedShard | BuiltShard]) -> None:
-    """In ``mode: add`` nothing that is there already may come again: engines would load both copies."""
-    owners: dict[str, str] = {}
-    problems = []
-    for shard in added:
-        for source in shard.sources:
-            if source.name in base.weight_map:
-                problems.append(_two_owners(source.name, base.weight_map[source.name], "of the base", shard.name))
-            elif source.name in owners:
-                problems.append(_two_owners(source.name, owners[source.name], "of another graft", shard.name))
-            owners[source.name] = shard.name
-    if problems:
-        raise Conflict(
-            problems[0],
-            hint="choose other tensors, or declare the change with mode: replace",
-            others=tuple(_shortened(problems[1:])),
-        )
-
-
-def _two_owners(tensor: str, owner: str, whose: str, graft: str) -> str:
-    return f"{tensor}: expected one owner, found shard {owner} {whose} and the graft's shard {graft}"
-
-
-def _data_bytes(shard: LinkedShard | BuiltShard) -> int:
-    return shard.data_bytes if isinstance(shard, BuiltShard) else shard.shard.header.data_bytes
-
-
-def _index(
-    base: Checkpoint, kept: Sequence[LinkedShard], added: Sequence[LinkedShard | BuiltShard], total_size: int
-) -> bytes:
-    """The index of the composed checkpoint; the base's own bytes when nothing is added."""
-    new = {source.name: shard.name for shard in added for source in shard.sources}
-    if base.index is not None:
-        if not new:
-            return base.index.raw
-        return rewrite(base.index, IndexEdit(add=new, metadata=_metadata(base, added, total_size)))
-    if not new:
-        return b""
-    mapped = {name: shard.name for shard in kept for name in shard.shard.header.names}
-    return new_index({**mapped, **new}, {"total_size": total_size})
-
-
-def _metadata(base: Checkpoint, added: Sequence[LinkedShard | BuiltShard], total_size: int) -> dict[str, int]:
-    """What the index's metadata must say; ``total_parameters`` only where it was said before."""
-    assert base.index is not None
-    change = {"total_size": total_size}
-    stated = (base.index.metadata or {}).get("total_parameters")
-    if type(stated) is int:
-        infos = (TensorInfo(s.dtype, s.shape, s.begin, s.end) for shard in added for s in shard.sources)
-        change["total_parameters"] = stated + sum(info.elements for info in infos)
-    return change
-
-
-def _sidecars(base: Checkpoint, carried: Mapping[str, Sidecar]) -> tuple[CopiedFile, ...]:
-    own = [CopiedFile(name, "base", sidecar) for name, sidecar in base.sidecars.items() if name not in carried]
-    return tuple(sorted([*own, *(CopiedFile(n, "manifest", s) for n, s in carried.items())], key=lambda f: f.name))
-
-
-def _notes(base: Checkpoint, carried: Mapping[str, Sidecar]) -> Iterator[str]:
-    for name, sidecar in carried.items():
-        if name in base.sidecars and base.sidecars[name].sha256 != sidecar.sha256:
-            yield f"{name}: taken from {sidecar.file.location}, differs from the base's"
+def _stray_notes(base: Checkpoint) -> Iterator[str]:
     for name in base.strays:
         yield f"{name}: left out, the base's index does not name it"
     for name in base.left_out:
         if not name.startswith("."):
             yield f"{name}: left out, not part of a checkpoint"
-
-
-def target_names(composition: Composition) -> list[str]:
-    """Every file name of the target, the receipt's folder excluded."""
-    names = [shard.name for shard in composition.shards] + [file.name for file in composition.sidecars]
-    return [*names, INDEX_NAME] if composition.index else names

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from overlay.core.checkpoint import Checkpoint, FileSeen
-from overlay.core.composing import BuiltShard, Composition, LinkedShard
 from overlay.core.findings import Finding, about
+from overlay.core.parts import BuiltShard, Composition, CopiedFile, LinkedShard, TrimmedShard
 from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock, LockedFile, LockedGraft, LockedResult, LockedSource, LockedTensor, LockLevel
 from overlay.formats.manifest import Manifest
@@ -21,27 +21,33 @@ class Measured:
     files: Mapping[str, str] = field(default_factory=dict)
     """Real file to sha256."""
     shards: Mapping[str, Digests] = field(default_factory=dict)
-    """Built shard to what it will be, or is."""
+    """Built or trimmed shard to what it will be, or is."""
     tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Graft's shard to tensor to xxh3-128."""
 
 
-def make_lock(
-    manifest: Manifest,
-    composition: Composition,
-    base: Checkpoint,
-    donors: Mapping[str, Checkpoint],
-    level: LockLevel,
-    measured: Measured,
-) -> Lock:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinnable:
+    """What a lock is made of, beside the composition."""
+
+    manifest: Manifest
+    stack_sha256: str
+    """Digest of the manifest and of those that it stands on."""
+    base: Checkpoint
+    """The checkpoint at the bottom."""
+    donors: Mapping[str, Checkpoint]
+
+
+def make_lock(inputs: Pinnable, composition: Composition, level: LockLevel, measured: Measured) -> Lock:
     """The lock of `composition`; equal inputs give an equal lock."""
+    manifest, base, donors = inputs.manifest, inputs.base, inputs.donors
     grafts = {
         shard.name: _graft(shard, measured)
         for shard in composition.shards
-        if isinstance(shard, BuiltShard) or shard.origin == "graft"
+        if not isinstance(shard, TrimmedShard) and shard.origin == "graft"
     }
     return Lock(
-        manifest_sha256=manifest.digest,
+        manifest_sha256=inputs.stack_sha256,
         level=level,
         base=_source(str(manifest.base), base, _base_files(base, measured)),
         donors={
@@ -49,10 +55,11 @@ def make_lock(
             for name, donor in donors.items()
         },
         grafts=grafts,
+        trims={shard.name: _trim(shard, measured) for shard in composition.shards if isinstance(shard, TrimmedShard)},
         files={
-            file.name: LockedFile(size=file.sidecar.file.size, sha256=file.sidecar.sha256)
+            file.name: LockedFile(size=file.size, sha256=file.sha256)
             for file in composition.sidecars
-            if file.origin == "manifest"
+            if not isinstance(file, CopiedFile) or file.origin == "manifest"
         },
         result=LockedResult(
             tensors=composition.tensors,
@@ -72,6 +79,7 @@ def compare(lock: Lock, fresh: Lock) -> list[Finding]:
     for name in lock.donors.keys() & fresh.donors.keys():
         findings += _compare_files(f"donor {name}", lock.donors[name].files, fresh.donors[name].files)
     findings += _compare_files("manifest", lock.files, fresh.files)
+    findings += _compare_files("result", lock.trims, fresh.trims)
     for name in lock.grafts.keys() | fresh.grafts.keys():
         findings += _compare_graft(name, lock.grafts.get(name), fresh.grafts.get(name))
     if not findings and lock.result != fresh.result:
@@ -84,7 +92,7 @@ def expected_digests(lock: Lock, composition: Composition) -> dict[str, str]:
     """Real file of every linked shard to the sha256 that the lock pins it to."""
     expected = {}
     for shard in composition.shards:
-        if isinstance(shard, BuiltShard):
+        if not isinstance(shard, LinkedShard):
             continue
         name = shard.shard.file.name
         pinned = lock.base.files.get(name) if shard.origin == "base" else lock.grafts.get(shard.name)
@@ -113,9 +121,15 @@ def _donor_files(donor: str, composition: Composition, measured: Measured) -> di
     """The shards of a donor that give something to a built shard."""
     used: dict[str, FileSeen] = {}
     for shard in composition.shards:
-        if shard.origin == "graft" and shard.donor == donor if isinstance(shard, LinkedShard) else shard.donor == donor:
+        if not isinstance(shard, TrimmedShard) and shard.origin == "graft" and shard.donor == donor:
             used.update({source.file.name: source.file for source in shard.sources})
     return {name: LockedFile(size=file.size, sha256=_sha256(file, measured)) for name, file in sorted(used.items())}
+
+
+def _trim(shard: TrimmedShard, measured: Measured) -> LockedFile:
+    known = measured.shards.get(shard.name)
+    sha256 = known.sha256 if known is not None else None
+    return LockedFile(size=shard.size, sha256=sha256, header_sha256=shard.header_sha256)
 
 
 def _graft(shard: LinkedShard | BuiltShard, measured: Measured) -> LockedGraft:

@@ -7,20 +7,29 @@ check, has nothing to be done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from overlay.core.composing import BuiltShard, Composition, CopiedFile, LinkedShard, target_names
 from overlay.core.findings import Finding, about
+from overlay.core.parts import (
+    BuiltShard,
+    Composition,
+    LinkedShard,
+    PatchedFile,
+    ShardPart,
+    SidecarPart,
+    TrimmedShard,
+    target_names,
+)
 from overlay.core.target import TargetSeen, TargetState
 from overlay.errors import Conflict
 from overlay.formats import strict_json
 from overlay.formats.digest import sha256_of
 from overlay.formats.names import INDEX_NAME
 
-Part = LinkedShard | BuiltShard | CopiedFile | bytes
-Do = Literal["link", "build", "copy", "write"]
+Part = ShardPart | SidecarPart | bytes
+Do = Literal["link", "build", "trim", "copy", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,9 @@ class Action:
     sha256: str = ""
     """Of the bytes, where they are known before they are placed."""
     source: str = ""
-    """The real file, for a link or a copy; the donor's shards, for a build."""
+    """The real file, for a link, a copy or a trim; the donor's shards, for a build."""
+    reason: str = ""
+    """Why a file is not simply a link or a copy."""
     part: Part = field(default=b"", repr=False, compare=False)
     """What carrying it out needs; not part of what is printed."""
 
@@ -118,12 +129,58 @@ def make_plan(composition: Composition, target: TargetSeen, findings: Sequence[F
     )
 
 
-def recipe_digest(shard: BuiltShard) -> str:
-    """Digest of what a shard is built from: its header, and the donor's ranges by name, size and time of last change.
+def require_fresh(saved: Mapping[str, Any], plan: Plan) -> None:
+    """Refuse a saved plan that is not what would be planned now.
 
-    The place of the donor does not count: a moved donor is still the same one.
+    Raises:
+        Conflict: something moved; everything that did is named.
     """
-    ranges = [[s.file.name, s.file.size, s.file.fingerprint.mtime_ns, s.begin, s.end] for s in shard.sources]
+    moved = moved_since(saved, plan)
+    if moved:
+        raise Conflict(
+            moved[0],
+            subject="the saved plan is stale",
+            hint="look at the new plan, then save it again: overlay plan … --json > FILE",
+            others=tuple(moved[1:20]),
+        )
+
+
+def moved_since(saved: Mapping[str, Any], plan: Plan) -> list[str]:
+    """What is no longer as it was in a saved plan's document; empty when `plan` is that very plan."""
+    now = plan.document()
+    lines: list[str] = []
+    before = {action.get("name"): action for action in saved.get("actions", ()) if isinstance(action, dict)}
+    after = {action["name"]: action for action in now["actions"]}
+    lines += [
+        f"{name}: expected {_in_words(before.get(name))}, found {_in_words(after.get(name))}"
+        for name in sorted(before.keys() | after.keys(), key=str)
+        if before.get(name) != after.get(name)
+    ]
+    for key in ("target", "link", "state"):
+        if saved.get(key) != now[key] and not (key == "state" and lines):
+            lines.append(f"{key}: expected {saved.get(key)}, found {now[key]}")
+    return lines
+
+
+def _in_words(action: Mapping[str, Any] | None) -> str:
+    if action is None:
+        return "no action"
+    details = ", ".join(
+        f"{key} {action[key]}" for key in ("bytes", "sha256", "source") if action.get(key) not in (None, "")
+    )
+    return f"{action.get('do')} ({details})"
+
+
+def recipe_digest(shard: BuiltShard | TrimmedShard) -> str:
+    """Digest of what a shard is made from: its header, and the source's ranges by name, size and time of last change.
+
+    The place of the source does not count: a moved donor is still the same one.
+    """
+    if isinstance(shard, TrimmedShard):
+        file = shard.shard.file
+        ranges = [[file.name, file.size, file.fingerprint.mtime_ns, *run] for run in shard.runs]
+    else:
+        ranges = [[s.file.name, s.file.size, s.file.fingerprint.mtime_ns, s.begin, s.end] for s in shard.sources]
     return sha256_of(strict_json.canonical([shard.header_sha256, ranges]))
 
 
@@ -162,18 +219,27 @@ def _reasons(target: TargetSeen, findings: Sequence[Finding], state: str) -> Ite
 
 def _actions(composition: Composition) -> Iterator[Action]:
     for shard in composition.shards:
-        if isinstance(shard, LinkedShard):
-            location = shard.shard.file.location
-            yield Action("link", shard.name, shard.origin, shard.size, source=location, part=shard)
-        else:
-            sources = ", ".join(sorted({source.file.name for source in shard.sources}))
-            yield Action("build", shard.name, "graft", shard.size, source=sources, part=shard)
+        yield _shard_action(shard)
     for file in composition.sidecars:
-        seen, sha256 = file.sidecar.file, file.sidecar.sha256
-        yield Action("copy", file.name, "sidecar", seen.size, sha256, seen.location, file)
+        if isinstance(file, PatchedFile):
+            reason = f"patched by {', '.join(file.overlays)}"
+            yield Action("write", file.name, "sidecar", file.size, file.sha256, reason=reason, part=file)
+        else:
+            seen = file.sidecar.file
+            yield Action("copy", file.name, "sidecar", seen.size, file.sha256, seen.location, part=file)
     if composition.index:
         size, sha256 = len(composition.index), composition.index_sha256
         yield Action("write", INDEX_NAME, "index", size, sha256, part=composition.index)
+
+
+def _shard_action(shard: ShardPart) -> Action:
+    if isinstance(shard, LinkedShard):
+        return Action("link", shard.name, shard.origin, shard.size, source=shard.shard.file.location, part=shard)
+    if isinstance(shard, TrimmedShard):
+        location = shard.shard.file.location
+        return Action("trim", shard.name, shard.origin, shard.size, "", location, shard.reason, shard)
+    sources = ", ".join(sorted({source.file.name for source in shard.sources}))
+    return Action("build", shard.name, shard.origin, shard.size, source=sources, part=shard)
 
 
 def _state(composition: Composition, link_mode: str) -> str:
@@ -184,5 +250,5 @@ def _state(composition: Composition, link_mode: str) -> str:
         else [s.name, recipe_digest(s)]
         for s in composition.shards
     ]
-    sidecars = [[file.name, file.sidecar.sha256] for file in composition.sidecars]
+    sidecars = [[file.name, file.sha256] for file in composition.sidecars]
     return sha256_of(strict_json.canonical([link_mode, shards, sidecars, composition.index_sha256]))

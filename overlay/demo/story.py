@@ -12,6 +12,7 @@ from overlay.demo.replica import write_dense
 from overlay.errors import UsageError
 from overlay.formats.names import next_shard_name
 from overlay.report.text import applied_lines, lock_lines, plan_lines, verdict_lines
+from overlay.running.preparing import Request
 
 SEED = 52
 
@@ -48,7 +49,7 @@ def run(folder: str, say: Say) -> bool:
     _command(say, f"overlay lock {manifest}")
     locked = api.lock(manifest)
     _tell(say, lock_lines(locked.lock, locked.path, locked.written))
-    request = api.Request(source=manifest)
+    request = Request(sources=(manifest,))
     _command(say, f"overlay plan {manifest} -o {target}")
     status = os.statvfs(folder)
     _tell(say, _middle(list(plan_lines(api.plan(request, target), status.f_bavail * status.f_frsize))))

@@ -21,6 +21,7 @@ import re
 import reprlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -226,8 +227,37 @@ def render_header(
         end = offset + dtypes.count_bytes(dtype, shape)
         table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
+    return _framed(table)
+
+
+def render_without(header: Header, removed: AbstractSet[str]) -> bytes:
+    """The first 8 + N bytes of a shard that holds what `header` describes but for `removed`, in the same order.
+
+    Keeps ``__metadata__``.  Costs one step a tensor.
+    """
+    table: dict[str, Any] = {METADATA_KEY: header.metadata} if header.metadata else {}
+    offset = begin = 0
+    for name, dtype, shape, end in zip(header.names, header.dtypes, header.shapes, header.ends, strict=True):
+        if name not in removed:
+            stop = offset + end - begin
+            table[name] = {"dtype": dtype, "shape": shape, "data_offsets": (offset, stop)}
+            offset = stop
+        begin = end
+    return _framed(table)
+
+
+def _framed(table: dict[str, Any]) -> bytes:
     text = orjson.dumps(table)
     text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def pad_header(raw: bytes, residue: int, modulus: int) -> bytes:
+    """`raw`, as `render_header` gave it, with so many spaces more that its length is `residue` modulo `modulus`.
+
+    Both must be multiples of 8, as every header's length is.
+    """
+    text = raw[LENGTH_BYTES:] + b" " * ((residue - len(raw)) % modulus)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 

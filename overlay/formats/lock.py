@@ -89,13 +89,15 @@ class Lock(Document):
 
     overlay_lock: Literal[1] = 1
     manifest_sha256: Sha256
-    """`Manifest.digest` of the manifest that was locked."""
+    """Digest of the manifest that was locked, and of those that it stands on."""
     level: LockLevel
     base: LockedSource
     donors: dict[str, LockedSource]
     grafts: dict[str, LockedGraft]
+    trims: dict[str, LockedFile] = {}
+    """Shards that are rewritten without the tensors that the overlay supersedes, as they come out."""
     files: dict[str, LockedFile]
-    """Sidecars that the manifest takes from elsewhere, by their name in the target."""
+    """Sidecars that are not the base's own, as they come out."""
     result: LockedResult
 
 
@@ -116,7 +118,9 @@ def parse_lock(data: bytes) -> Lock:
     try:
         lock = Lock.model_validate(value)
     except ValidationError as error:
-        raise LockProblems([f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]) from None
+        raise LockProblems(
+            [f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]
+        ) from None
     problems = [
         f"{dotted(('grafts', name))}: {problem}"
         for name in lock.grafts

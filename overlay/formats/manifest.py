@@ -101,6 +101,14 @@ class Graft(Document):
     expect: Expect = Expect()
 
 
+class Drop(Document):
+    """Tensors to leave out of the base."""
+
+    tensors: PatternText
+    allow_missing: bool = Field(default=False, alias="allow-missing")
+    """Whether the pattern may describe no tensor; otherwise that is an error."""
+
+
 class PatchOperation(Document):
     """One operation of RFC 6902."""
 
@@ -155,12 +163,17 @@ class Manifest(Document):
     """The checkpoint that everything else is laid over; null: a standalone checkpoint."""
     donors: dict[Word, ReferenceText] = {}
     grafts: list[Graft] = []
-    drop: list[PatternText] = []
+    drop: list[PatternText | Drop] = []
     """Patterns of base tensors to leave out."""
     files: dict[FileName, FileChange] = {}
     engines: dict[Word, EngineProfile] = {}
     evidence: list[str] = []
     publish: Publish | None = None
+
+    @property
+    def drops(self) -> list[Drop]:
+        """`drop`, each entry in its long form."""
+        return [Drop(tensors=entry) if isinstance(entry, str) else entry for entry in self.drop]
 
     @property
     def digest(self) -> str:

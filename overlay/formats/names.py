@@ -73,6 +73,11 @@ def find_case_collisions(names: Iterable[str]) -> list[tuple[str, str]]:
 
 def next_shard_name(existing: Iterable[str]) -> str:
     """The standard name of a shard that comes after `existing`: 45 numbered shards give ``model-00046-of-00046``."""
+    return following_shard_names(existing, 1)[0]
+
+
+def following_shard_names(existing: Iterable[str], count: int) -> list[str]:
+    """The standard names of `count` shards that come after `existing`."""
     highest, stem = 0, "model"
     for name in existing:
         match = _NUMBERED.fullmatch(name)
@@ -81,4 +86,5 @@ def next_shard_name(existing: Iterable[str]) -> str:
             highest = max(highest, int(match[2]), int(match[3]))
         elif name == SINGLE_NAME:
             highest = max(highest, 1)
-    return f"{stem}-{highest + 1:05d}-of-{highest + 1:05d}{SHARD_SUFFIX}"
+    total = highest + count
+    return [f"{stem}-{number:05d}-of-{total:05d}{SHARD_SUFFIX}" for number in range(highest + 1, total + 1)]

@@ -17,7 +17,7 @@ from overlay.formats.problems import Document, dotted, explain
 
 RECEIPT_NAME: Final = f"{STATE_FOLDER}/receipt.json"
 
-How = Literal["reflink", "symlink", "hardlink", "copy", "write", "build"]
+How = Literal["reflink", "symlink", "hardlink", "copy", "write", "build", "trim"]
 Origin = Literal["base", "graft", "sidecar", "index"]
 Proof = Literal["proven", "unproven"]
 
@@ -34,7 +34,7 @@ class PlacedFile(Document):
     header_sha256: Sha256 | None = None
     """Of the first 8 + N bytes; shards only."""
     recipe: Sha256 | None = None
-    """Built shards only: digest of what it was built from; an equal one need not be built again."""
+    """Built and trimmed shards: digest of what it was made from; an equal one need not be made again."""
     proof: Proof
     """Whether `sha256` was compared with bytes on this machine, or only sizes and headers were."""
 
@@ -66,7 +66,9 @@ def parse_receipt(data: bytes) -> Receipt:
     except strict_json.JsonProblem as error:
         raise LockProblems([str(error)]) from None
     except ValidationError as error:
-        raise LockProblems([f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]) from None
+        raise LockProblems(
+            [f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]
+        ) from None
     problems = [
         f"{dotted(('files', name))}: {problem}" for name in receipt.files if (problem := explain_target_name(name))
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from overlay.core.describing import Description, layer_ranges
 from overlay.core.findings import Finding
-from overlay.core.planning import Plan
+from overlay.core.planning import Action, Plan
 from overlay.formats.lock import Lock
 from overlay.running.applying import Applied
 from overlay.running.verifying import Verdict
@@ -30,13 +30,19 @@ def plan_lines(plan: Plan, free: int) -> Iterator[str]:
         return
     for reason in plan.reasons:
         yield f"  because {reason}"
-    yield from _table([(a.do, a.name, in_bytes(a.size), f"<- {a.source}" if a.source else "") for a in plan.actions])
+    yield from _table([(a.do, a.name, in_bytes(a.size), _origin_of(a)) for a in plan.actions])
     for note in plan.notes:
         yield f"  note: {note}"
     yield (
         f"{plan.tensors} tensors, total_size {plan.total_size}; links {in_bytes(plan.bytes_to_link)}, "
         f"writes {in_bytes(plan.bytes_to_write)} of {in_bytes(free)} free"
     )
+
+
+def _origin_of(action: Action) -> str:
+    """Where a file comes from, and why it is not simply taken."""
+    origin = f"<- {action.source}" if action.source else ""
+    return f"{origin} ({action.reason})".strip() if action.reason else origin
 
 
 def applied_lines(applied: Applied, target: str, source: str) -> Iterator[str]:
@@ -124,6 +130,7 @@ _PAST = {
     "copy": "copied",
     "write": "written",
     "build": "built",
+    "trim": "trimmed",
 }
 
 

@@ -6,24 +6,26 @@ Everything is staged beside the target, checked there, and put in place by one r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from overlay.core.composing import BuiltShard, CopiedFile, LinkedShard
+from overlay.core.checkpoint import FileSeen
+from overlay.core.parts import BuiltShard, CopiedFile, LinkedShard, PatchedFile, TrimmedShard
 from overlay.core.planning import Action, Plan, recipe_digest
 from overlay.core.progress import Advance, Reporter
 from overlay.core.target import TargetSeen
+from overlay.core.trimming import header_of
 from overlay.errors import Conflict, EnvironmentFault, Mismatch
 from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock
-from overlay.formats.receipt import RECEIPT_NAME, PlacedFile, Proof, Receipt, render_receipt
+from overlay.formats.receipt import RECEIPT_NAME, Origin, PlacedFile, Proof, Receipt, render_receipt
 from overlay.running.proving import Proofs
 from overlay.storage.files import hint_for_errno
 from overlay.storage.hashing import hash_file
 from overlay.storage.linking import LinkMode, flush, place
 from overlay.storage.local import file_at, read_file, read_header
 from overlay.storage.proofs import Memory, ProofStore, settle
-from overlay.storage.shard_writer import WrittenShard, write_shard
+from overlay.storage.shard_writer import WrittenShard, write_shard, write_trimmed
 from overlay.storage.staging import Stage, remove_abandoned, staged
 
 _AGAIN = "run the command again"
@@ -97,6 +99,7 @@ class _Work:
         self._pins = pins
         self._store = store
         self._built: dict[str, Digests] = {}
+        self._trimmed: dict[str, str] = {}
 
     def carry_out(self, action: Action, stage: Stage, advance: Advance) -> PlacedFile:
         part = action.part
@@ -105,11 +108,11 @@ class _Work:
                 return self._link(part, stage, advance)
             if isinstance(part, BuiltShard):
                 return self._build(part, stage, advance)
+            if isinstance(part, TrimmedShard):
+                return self._trim(part, stage, advance)
             if isinstance(part, CopiedFile):
                 return self._copy(part, stage, advance)
-            stage.write(action.name, part)
-            advance(len(part))
-            return PlacedFile(how="write", origin="index", size=len(part), sha256=action.sha256, proof="proven")
+            return self._write(action, part, stage, advance)
         except OSError as error:
             problem = f"the system says: {error.strerror}"
             raise EnvironmentFault(problem, subject=action.name, hint=hint_for_errno(error.errno)) from None
@@ -120,6 +123,10 @@ class _Work:
             file = file_at(os.path.join(self._plan.target, name), name)
             settle(file)
             self._store.remember(file, digests)
+        for name, recipe in self._trimmed.items():
+            file = file_at(os.path.join(self._plan.target, name), name)
+            settle(file)
+            self._store.remember_recipe(file, recipe)
 
     def _link(self, part: LinkedShard, stage: Stage, advance: Advance) -> PlacedFile:
         file = part.shard.file
@@ -156,6 +163,35 @@ class _Work:
             proof="proven",
         )
 
+    def _trim(self, part: TrimmedShard, stage: Stage, advance: Advance) -> PlacedFile:
+        """Copy what stays of a shard inside the kernel; its bytes are not read, so that only a lock knows their digest."""
+        recipe = recipe_digest(part)
+        if self._store.recipe_of(self._target_file(part.name)) == recipe:
+            os.link(os.path.join(self._target.path, part.name), stage.path_of(part.name), follow_symlinks=False)
+            advance(part.size)
+        else:
+            path = stage.path_of(part.name)
+            write_trimmed(path, header_of(part), part.shard.file, part.runs, advance)
+        self._trimmed[part.name] = recipe
+        pinned = self._pins.lock.trims.get(part.name) if self._pins.lock is not None else None
+        return PlacedFile(
+            how="trim",
+            origin=part.origin,
+            source=part.shard.file.location,
+            size=part.size,
+            sha256=pinned.sha256 if pinned is not None else None,
+            header_sha256=part.header_sha256,
+            recipe=recipe,
+            proof="unproven",
+        )
+
+    def _target_file(self, name: str) -> FileSeen | None:
+        """A regular file that the target holds now."""
+        entry = self._target.entries.get(name)
+        if entry is None or not entry.is_file:
+            return None
+        return file_at(os.path.join(self._target.path, name), name)
+
     def _reuse(self, name: str, recipe: str, stage: Stage) -> Digests | None:
         """Take over a shard that the target holds, if it was built from the same and was not touched since."""
         placed = self._target.receipt.files.get(name) if self._target.receipt else None
@@ -185,6 +221,13 @@ class _Work:
             sha256=part.sidecar.sha256,
             proof="proven",
         )
+
+    def _write(self, action: Action, part: PatchedFile | bytes, stage: Stage, advance: Advance) -> PlacedFile:
+        data = part.data if isinstance(part, PatchedFile) else part
+        stage.write(action.name, data)
+        advance(len(data))
+        origin: Origin = "sidecar" if isinstance(part, PatchedFile) else "index"
+        return PlacedFile(how="write", origin=origin, size=len(data), sha256=action.sha256, proof="proven")
 
     def _pinned(self, part: LinkedShard) -> str | None:
         lock = self._pins.lock
@@ -228,9 +271,10 @@ def _require_space(plan: Plan) -> None:
     parent = os.path.dirname(plan.target)
     status = os.statvfs(parent)
     free = status.f_bavail * status.f_frsize
-    if plan.bytes_to_write > free:
+    wanted = sum(_space_for(action, plan.link_mode) for action in plan.actions)
+    if wanted > free:
         raise EnvironmentFault(
-            f"expected {plan.bytes_to_write} bytes of free space, found {free}",
+            f"expected {wanted} bytes of free space, found {free}",
             subject=parent,
             hint="free space or choose a target on another file system",
         )
@@ -241,6 +285,24 @@ def _require_space(plan: Plan) -> None:
             subject=parent,
             hint="remove files or choose a target on another file system",
         )
+
+
+def _space_for(action: Action, link_mode: str) -> int:
+    """Bytes that an action takes at most: holes of a source stay holes, so that no more than its blocks are written."""
+    part = action.part
+    if isinstance(part, LinkedShard):
+        return min(action.size, _allocated([part.shard.file])) if link_mode == "copy" else 0
+    if isinstance(part, TrimmedShard):
+        return min(action.size, part.header_bytes + _allocated([part.shard.file]))
+    if isinstance(part, BuiltShard):
+        files = {source.file.location: source.file for source in part.sources}
+        return min(action.size, len(part.header) + _allocated(files.values()))
+    return action.size
+
+
+def _allocated(files: Iterable[FileSeen]) -> int:
+    """Bytes of disk that files take; 512 is the unit of ``st_blocks``, whatever the file system's blocks are."""
+    return sum(os.stat(file.location).st_blocks * 512 for file in files)
 
 
 def _recheck(stage: Stage, receipt: Receipt, advance: Advance) -> None:

@@ -6,17 +6,18 @@ import os
 from collections.abc import Iterable, Mapping
 
 from overlay.core.checkpoint import FileSeen
-from overlay.core.composing import BuiltShard, Composition, LinkedShard
 from overlay.core.findings import Finding
+from overlay.core.parts import BuiltShard, Composition, LinkedShard, TrimmedShard
 from overlay.core.pinning import Measured, compare, expected_digests, make_lock
 from overlay.core.progress import Reporter
+from overlay.core.trimming import header_of
 from overlay.errors import Conflict, Mismatch
 from overlay.formats.digest import Digests
 from overlay.formats.lock import Lock, LockLevel
 from overlay.running.opening import Opened
 from overlay.running.proving import Proofs, prove
 from overlay.storage.files import explain_os_error
-from overlay.storage.shard_writer import digest_shard
+from overlay.storage.shard_writer import digest_shard, digest_trimmed
 from overlay.storage.staging import fsync_folder
 
 
@@ -28,7 +29,7 @@ def pin(opened: Opened, composition: Composition, level: LockLevel, reporter: Re
         EnvironmentFault: a file cannot be read.
     """
     measured = _measure(opened, composition, reporter) if level == "content" else Measured()
-    return make_lock(opened.manifest, composition, opened.base, opened.donors, level, measured)
+    return make_lock(opened.pinnable, composition, level, measured)
 
 
 def hold_against_lock(opened: Opened, composition: Composition) -> None:
@@ -41,13 +42,13 @@ def hold_against_lock(opened: Opened, composition: Composition) -> None:
     lock = opened.lock
     if lock is None:
         return
-    if lock.manifest_sha256 != opened.manifest.digest:
+    if lock.manifest_sha256 != opened.stack_sha256:
         raise Conflict(
             "expected the manifest that was locked, found one that was changed since",
             subject=opened.path,
             hint=f"overlay lock {opened.path}",
         )
-    fresh = make_lock(opened.manifest, composition, opened.base, opened.donors, "headers", Measured())
+    fresh = make_lock(opened.pinnable, composition, "headers", Measured())
     refuse(compare(lock, fresh), opened.path)
 
 
@@ -108,8 +109,11 @@ def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Me
     for shard in composition.shards:
         if isinstance(shard, LinkedShard) and shard.origin == "base":
             continue
-        header = shard.header if isinstance(shard, BuiltShard) else b""
-        with reporter.task(f"digesting the tensors of {shard.name}", shard.size) as advance:
+        with reporter.task(f"digesting {shard.name}", shard.size) as advance:
+            if isinstance(shard, TrimmedShard):
+                shards[shard.name] = digest_trimmed(header_of(shard), shard.shard.file, shard.runs, advance)
+                continue
+            header = shard.header if isinstance(shard, BuiltShard) else b""
             written = digest_shard(header, shard.sources, advance)
         tensors[shard.name] = written.tensors
         if isinstance(shard, BuiltShard):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from overlay.core.checking import check
 from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
-from overlay.core.composing import Composition, GraftInput, compose, require_sound
+from overlay.core.composing import compose, require_sound
 from overlay.core.deriving import Derived, derive
 from overlay.core.findings import errors
+from overlay.core.parts import Composition, FileInput, GraftInput, Layer
+from overlay.core.pinning import Pinnable
 from overlay.core.target import linked_files
-from overlay.errors import InvalidInput, UsageError
-from overlay.formats import yaml_text
+from overlay.errors import Conflict, InvalidInput, UsageError
+from overlay.formats import strict_json, yaml_text
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
@@ -41,7 +43,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A manifest and everything that it names."""
+    """A manifest, or several, and everything that they name."""
 
     path: str
     """The manifest's file, or the graft that it was derived from."""
@@ -50,15 +52,32 @@ class Opened:
     lock_sha256: str | None
     """Of the lock's text."""
     base: Checkpoint
+    """The checkpoint at the bottom."""
     donors: Mapping[str, Checkpoint]
-    grafts: tuple[GraftInput, ...]
-    carried: Mapping[str, Sidecar]
+    groups: tuple[tuple[Layer, ...], ...]
+    """The overlays, from the bottom up; those of one group were made for the same tree."""
     left_out: tuple[str, ...] = ()
     """Files of a diff-only repository without a manifest that are not taken."""
 
+    @property
+    def name(self) -> str:
+        """Name of the result: the top manifests' names, joined."""
+        return "+".join(sorted(layer.name for layer in self.groups[-1]))
+
+    @property
+    def stack_sha256(self) -> str:
+        """Digest of all manifests; of one that stands on a checkpoint it is the manifest's own."""
+        digests = [sorted(layer.manifest.digest for layer in group) for group in self.groups]
+        return digests[0][0] if [*map(len, digests)] == [1] else sha256_of(strict_json.canonical(digests))
+
+    @property
+    def pinnable(self) -> Pinnable:
+        """What a lock of this is made of."""
+        return Pinnable(manifest=self.manifest, stack_sha256=self.stack_sha256, base=self.base, donors=self.donors)
+
     def compose(self) -> Composition:
-        """The checkpoint that the manifest describes; raises what `core.composing.compose` raises."""
-        return compose(self.manifest, self.base, self.grafts, self.carried)
+        """The checkpoint that the manifests describe; raises what `core.composing.compose` raises."""
+        return compose(self.base, self.groups, self.name)
 
 
 def lock_path(manifest_path: str) -> str:
@@ -66,34 +85,71 @@ def lock_path(manifest_path: str) -> str:
     return os.path.splitext(manifest_path)[0] + ".lock.json"
 
 
-def open_manifest(path: str, places: Places, *, with_lock: bool = True) -> Opened:
+def open_manifest(
+    path: str, places: Places, *, with_lock: bool = True, engine: str = "", below: tuple[str, ...] = ()
+) -> Opened:
     """Read the manifest at `path`, its lock, its base, its donors and the sidecars that it takes from elsewhere.
 
+    Args:
+        path: the manifest's file.
+        places: where things are on this machine; a `base` there is the one at the bottom.
+        with_lock: whether to read the lock beside it.
+        engine: also take the changes that the manifest makes for this engine.
+        below: the manifests that stand on this one, to notice a circle.
+
     Raises:
-        InvalidInput: the manifest, the lock or a checkpoint is malformed; every problem is named.
+        InvalidInput: the manifest, the lock or a checkpoint is malformed, or manifests stand on each other in a circle.
         EnvironmentFault: something cannot be read, or a repository is not on this machine.
     """
+    real = os.path.realpath(path)
+    if real in below:
+        circle = " -> ".join(os.path.basename(p) for p in (*below[below.index(real) :], real))
+        raise InvalidInput(f"expected a base that is a checkpoint in the end, found the circle {circle}", subject=path)
     manifest = read_manifest(path)
     _require_supported(manifest, path)
     lock, lock_sha256 = _read_lock(lock_path(path)) if with_lock else (None, None)
     folder = os.path.dirname(os.path.abspath(path))
-    base = _open_base(manifest, folder, places, lock)
-    wanted = {graft.from_ for graft in manifest.grafts}
-    built = {graft.shard: _built_beside(folder, graft, places) for graft in manifest.grafts}
-    donors = {
-        name: _open_donor(name, manifest.donors[name], folder, places, lock)
-        for name in sorted(wanted)
-        if any(built[g.shard] is None for g in manifest.grafts if g.from_ == name) or name in places.donors
-    }
+    parent = _parent_manifest(manifest, folder)
+    if parent is not None:
+        under = open_manifest(parent, places, with_lock=False, engine=engine, below=(*below, real))
+        base, groups = under.base, under.groups
+    else:
+        base, groups = _open_base(manifest, folder, places, lock), ()
+    layer, donors = _open_layer(manifest, folder, places, lock, engine)
     return Opened(
         path=path,
         manifest=manifest,
         lock=lock,
         lock_sha256=lock_sha256,
-        base=base,
+        base=_with_texts(base, (*groups, (layer,))),
         donors=donors,
-        grafts=tuple(GraftInput(graft, donors.get(graft.from_), built[graft.shard]) for graft in manifest.grafts),
-        carried=_carried(manifest, folder, places),
+        groups=(*groups, (layer,)),
+    )
+
+
+def stack(opened: Sequence[Opened]) -> Opened:
+    """Several manifests for one tree, as one; a manifest that another stands on already is not laid twice.
+
+    Raises:
+        Conflict: they were made for different bases.
+    """
+    below = {layer.manifest.digest for one in opened for group in one.groups[:-1] for layer in group}
+    tops = [one for one in opened if one.manifest.digest not in below]
+    first = tops[0]
+    for other in tops[1:]:
+        if other.base.root != first.base.root or _digests(other.groups[:-1]) != _digests(first.groups[:-1]):
+            raise Conflict(
+                f"expected overlays for one base, found {first.base.root} and {other.base.root}",
+                subject=f"{first.path}, {other.path}",
+                hint="name a manifest as base: in the one that is to be laid over it",
+            )
+    layers = {layer.manifest.digest: layer for one in tops for layer in one.groups[-1]}
+    groups = (*first.groups[:-1], tuple(layers.values()))
+    if len(layers) == 1:
+        return first
+    donors = {f"{one.manifest.name}.{name}": donor for one in tops for name, donor in one.donors.items()}
+    return replace(
+        first, lock=None, lock_sha256=None, base=_with_texts(first.base, groups), donors=donors, groups=groups
     )
 
 
@@ -104,11 +160,11 @@ def open_pair(base: str, graft: str, places: Places, name: str = "") -> Opened:
         Conflict: the repository was made for another base.
         InvalidInput, EnvironmentFault: as `open_manifest`.
     """
-    base_seen = _open_sound(base, locate(base, "."), places)
-    graft_seen = _open_sound(graft, locate(graft, "."), places, partial=True)
+    base_seen = open_sound(base, locate(base, "."), places)
+    graft_seen = open_sound(graft, locate(graft, "."), places, partial=True)
     changed = frozenset(_changed_shards(base_seen, graft_seen))
-    title = name or _title(graft)
-    derived = derive(base_seen, graft_seen, changed, name=title, refs=(_portable(base), _portable(graft)))
+    title = name or title_of(graft)
+    derived = derive(base_seen, graft_seen, changed, name=title, refs=(portable(base), portable(graft)))
     return _opened_pair(graft, derived, base_seen, graft_seen)
 
 
@@ -156,7 +212,57 @@ def open_checkpoint(
     return read_checkpoint(label, roots, partial=partial, headers=headers)
 
 
-def _open_sound(label: str, directory: str, places: Places, *, partial: bool = False) -> Checkpoint:
+def _digests(groups: Sequence[Sequence[Layer]]) -> list[list[str]]:
+    return [[layer.manifest.digest for layer in group] for group in groups]
+
+
+def _parent_manifest(manifest: Manifest, folder: str) -> str | None:
+    """The manifest that stands in for a base, when the base's reference is a file."""
+    if manifest.base is None or isinstance(parse_reference(manifest.base), HubReference):
+        return None
+    path = os.path.join(folder, os.path.expanduser(manifest.base))
+    return path if os.path.isfile(path) else None
+
+
+def _open_layer(
+    manifest: Manifest, folder: str, places: Places, lock: Lock | None, engine: str
+) -> tuple[Layer, dict[str, Checkpoint]]:
+    """A manifest with its donors and sidecars; a donor whose shard was built before need not be at hand."""
+    wanted = {graft.from_ for graft in manifest.grafts}
+    built = {graft.shard: _built_beside(folder, graft, places) for graft in manifest.grafts}
+    donors = {
+        name: _open_donor(name, manifest.donors[name], folder, places, lock)
+        for name in sorted(wanted)
+        if any(built[g.shard] is None for g in manifest.grafts if g.from_ == name) or name in places.donors
+    }
+    grafts = tuple(GraftInput(graft, donors.get(graft.from_), built[graft.shard]) for graft in manifest.grafts)
+    return Layer(manifest, grafts, _file_inputs(manifest, folder, places, engine)), donors
+
+
+def _file_inputs(manifest: Manifest, folder: str, places: Places, engine: str) -> dict[str, tuple[FileInput, ...]]:
+    """The changes to each sidecar: the manifest's own, then those for the engine."""
+    inputs: dict[str, tuple[FileInput, ...]] = {}
+    profile = manifest.engines.get(engine)
+    for files in (manifest.files, profile.files if profile is not None else {}):
+        for name, change in files.items():
+            taken = _taken(name, change.from_, folder, places) if change.from_ else None
+            inputs[name] = (*inputs.get(name, ()), FileInput(change, taken))
+    return inputs
+
+
+def _with_texts(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> Checkpoint:
+    """`base` with the text of every sidecar that an overlay patches."""
+    patched = {name for group in groups for layer in group for name in layer.files} & base.sidecars.keys()
+    texts = {name: replace(base.sidecars[name], data=read_file(base.sidecars[name].file)) for name in patched}
+    return replace(base, sidecars={**base.sidecars, **texts}) if texts else base
+
+
+def open_sound(label: str, directory: str, places: Places, *, partial: bool = False) -> Checkpoint:
+    """Read the checkpoint in `directory`, and refuse it when anything is wrong with it.
+
+    Raises:
+        InvalidInput: it is not a checkpoint, or has errors; all are named.
+    """
     seen = open_checkpoint(label, directory, places, partial=partial)
     require_sound(seen, errors(check(seen)))
     return seen
@@ -166,7 +272,7 @@ def _open_base(manifest: Manifest, folder: str, places: Places, lock: Lock | Non
     reference = places.base or str(manifest.base)
     commit = lock.base.commit if lock is not None and places.base is None else None
     directory = locate(reference, "." if places.base else folder, commit)
-    return _open_sound(reference, directory, places)
+    return open_sound(reference, directory, places)
 
 
 def _open_donor(name: str, reference: str, folder: str, places: Places, lock: Lock | None) -> Checkpoint:
@@ -174,7 +280,7 @@ def _open_donor(name: str, reference: str, folder: str, places: Places, lock: Lo
     given = places.donors.get(name)
     locked = lock.donors.get(name) if lock is not None and given is None else None
     directory = locate(given or reference, "." if given else folder, locked.commit if locked else None)
-    return _open_sound(given or reference, directory, places, partial=True)
+    return open_sound(given or reference, directory, places, partial=True)
 
 
 def _built_beside(folder: str, graft: Graft, places: Places) -> Shard | None:
@@ -189,16 +295,15 @@ def _built_beside(folder: str, graft: Graft, places: Places) -> Shard | None:
         raise InvalidInput(str(problem), subject=path, hint="remove this shard to have it built again") from None
 
 
-def _carried(manifest: Manifest, folder: str, places: Places) -> dict[str, Sidecar]:
-    carried = {}
-    for name, change in manifest.files.items():
-        parsed = parse_reference(str(change.from_))
-        if isinstance(parsed, HubReference):
-            file = _file_of(find_snapshot(HubReference(parsed.repo, parsed.revision)), parsed.file, name, places)
-        else:
-            file = _file_of(folder, os.path.expanduser(parsed.path), name, places)
-        carried[name] = Sidecar(file, sha256_of(read_file(file)))
-    return carried
+def _taken(name: str, reference: str, folder: str, places: Places) -> Sidecar:
+    """The file that `reference` means, to be known as `name`."""
+    parsed = parse_reference(reference)
+    if isinstance(parsed, HubReference):
+        file = _file_of(find_snapshot(HubReference(parsed.repo, parsed.revision)), parsed.file, name, places)
+    else:
+        file = _file_of(folder, os.path.expanduser(parsed.path), name, places)
+    data = read_file(file)
+    return Sidecar(file, sha256_of(data), data)
 
 
 def _file_of(folder: str, path: str, name: str, places: Places) -> FileSeen:
@@ -233,17 +338,11 @@ def _read_lock(path: str) -> tuple[Lock | None, str | None]:
 
 def _require_supported(manifest: Manifest, path: str) -> None:
     """Refuse, before anything is read, what this version does not carry out."""
-    unsupported = []
-    if manifest.base is None:
-        unsupported.append("base: null")
-    if manifest.drop:
-        unsupported.append("drop")
-    unsupported += [f"grafts[{n}].mode: replace" for n, g in enumerate(manifest.grafts) if g.mode != "add"]
+    unsupported = ["base: null"] if manifest.base is None else []
     unsupported += [f"grafts[{n}].steps" for n, g in enumerate(manifest.grafts) if g.steps]
-    unsupported += [f"files[{name!r}]: other than from" for name, change in manifest.files.items() if not change.from_]
     if unsupported:
         raise InvalidInput(
-            f"{unsupported[0]}: this version carries out grafts in mode add, without steps, and files taken whole",
+            f"{unsupported[0]}: this version copies tensors and does not convert them",
             subject=path,
             hint="remove the key, or use a newer overlay",
             others=tuple(unsupported[1:]),
@@ -252,6 +351,8 @@ def _require_supported(manifest: Manifest, path: str) -> None:
 
 def _opened_pair(graft: str, derived: Derived, base: Checkpoint, donor: Checkpoint) -> Opened:
     manifest = derived.manifest
+    grafts = tuple(GraftInput(entry, donor, None) for entry in manifest.grafts)
+    files = {name: (FileInput(change, donor.sidecars[name]),) for name, change in manifest.files.items()}
     return Opened(
         path=graft,
         manifest=manifest,
@@ -259,8 +360,7 @@ def _opened_pair(graft: str, derived: Derived, base: Checkpoint, donor: Checkpoi
         lock_sha256=None,
         base=base,
         donors=dict.fromkeys(manifest.donors, donor),
-        grafts=tuple(GraftInput(entry, donor, None) for entry in manifest.grafts),
-        carried={name: donor.sidecars[name] for name in manifest.files},
+        groups=((Layer(manifest, grafts, files),),),
         left_out=derived.left_out,
     )
 
@@ -279,14 +379,14 @@ def _same_bytes(one: Shard, other: Shard) -> bool:
     return filecmp.cmp(one.file.location, other.file.location, shallow=False)
 
 
-def _title(reference: str) -> str:
+def title_of(reference: str) -> str:
     """A manifest's name for a reference: its last part, in the letters that names may have."""
     last = os.path.basename(reference.rstrip("/")) or "overlay"
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in last if c.isascii())
     return kept.lstrip("._-")[:120] or "overlay"
 
 
-def _portable(reference: str) -> str:
+def portable(reference: str) -> str:
     """`reference` as it can stand in a manifest anywhere on this machine: paths become absolute."""
     parsed = parse_reference(reference)
     return reference if isinstance(parsed, HubReference) else os.path.abspath(os.path.expanduser(parsed.path))

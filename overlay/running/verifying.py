@@ -13,8 +13,8 @@ from typing import Any
 
 from overlay.core.checking import check, check_draft
 from overlay.core.checkpoint import Checkpoint, FileSeen
-from overlay.core.composing import LinkedShard
 from overlay.core.findings import Finding, about, errors
+from overlay.core.parts import LinkedShard
 from overlay.core.pinning import expected_digests
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target, private_files

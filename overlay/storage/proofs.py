@@ -19,6 +19,8 @@ from overlay.core.checkpoint import FileSeen, Fingerprint
 from overlay.formats.digest import Digests
 
 STORE_NAME: Final = "digests.jsonl"
+_RECIPE: Final = "recipe:"
+"""Stands where a digest would, for a file that was made without being read; it never answers for its bytes."""
 _COMPACT_ABOVE: Final = 4 * 1024 * 1024
 _SETTLING_NS: Final = 20_000_000
 """Time stamps advance in steps of up to 10 ms; a file changed within a step of being hashed could change unseen."""
@@ -56,8 +58,10 @@ class ProofStore:
     def recall(self, file: FileSeen) -> tuple[Memory, Digests | None]:
         """What is remembered of `file`; digests only when they still hold."""
         digests = self._by_fingerprint.get(file.fingerprint)
-        if digests is not None:
+        if digests is not None and not digests.sha256.startswith(_RECIPE):
             return Memory.KNOWN, digests
+        if digests is not None:  # untouched since it was made, and never read
+            return Memory.UNKNOWN, None
         known = file.location in self._by_path
         return (Memory.CHANGED if known else Memory.UNKNOWN), None
 
@@ -80,6 +84,15 @@ class ProofStore:
             pass  # a full disk must not fail the command for the sake of a cache
         finally:
             os.close(descriptor)
+
+    def remember_recipe(self, file: FileSeen, recipe: str) -> None:
+        """Remember what `file` was made from, where making it did not read its bytes."""
+        self.remember(file, Digests(file.size, f"{_RECIPE}{recipe}", ""))
+
+    def recipe_of(self, file: FileSeen | None) -> str:
+        """What `file`, untouched since, was made from; "" where that is not remembered."""
+        digests = self._by_fingerprint.get(file.fingerprint) if file is not None else None
+        return digests.sha256.removeprefix(_RECIPE) if digests and digests.sha256.startswith(_RECIPE) else ""
 
     def _load(self) -> None:
         try:

@@ -17,13 +17,15 @@ from typing import Final
 
 import xxhash
 
-from overlay.core.composing import TensorSource
+from overlay.core.checkpoint import FileSeen
+from overlay.core.parts import Run, TensorSource
 from overlay.core.progress import Advance
 from overlay.errors import Conflict, EnvironmentFault
 from overlay.formats.digest import Digests
 from overlay.storage.files import fingerprint_of, hint_for_errno, open_regular
 
 BLOCK: Final = 1 << 20
+_SHARED_BLOCK: Final = 4096
 _ZEROS: Final = bytes(BLOCK)
 
 
@@ -70,6 +72,42 @@ def write_shard(path: str, header: bytes, sources: Iterable[TensorSource], advan
     return written
 
 
+def digest_trimmed(header: bytes, file: FileSeen, runs: Iterable[Run], advance: Advance) -> Digests:
+    """What `write_trimmed` would write, read and digested.
+
+    Raises:
+        Conflict, EnvironmentFault: as `write_shard`.
+    """
+    sources = (TensorSource("", "", (), file, run.begin, run.end) for run in runs)
+    return _stream(None, header, sources, advance).digests
+
+
+def write_trimmed(path: str, header: bytes, file: FileSeen, runs: Iterable[Run], advance: Advance) -> None:
+    """Create `path` from `header` and the `runs` of `file`, copied inside the kernel, as shared blocks where it can.
+
+    Raises:
+        Conflict: the file is no longer the one that was seen.
+        OSError: reading or writing failed; nothing is left at `path`.
+    """
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        with _Sources() as opened:
+            source = opened.descriptor_of(file)
+            write_all(target, header, 0)
+            at = len(header)
+            advance(at)
+            for run in runs:
+                copy_bytes(source, target, run.begin, run.end, at, advance)
+                at += run.end - run.begin
+        os.ftruncate(target, at)  # a hole at the end of the data is part of the file
+        os.fsync(target)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(target)
+
+
 def copy_bytes(source: int, target: int, begin: int, end: int, at: int, advance: Advance) -> None:
     """Copy ``[begin, end)`` of `source` to `at` of `target` inside the kernel; holes are skipped."""
     while begin < end:
@@ -79,12 +117,25 @@ def copy_bytes(source: int, target: int, begin: int, end: int, at: int, advance:
         begin = data
         stop = min(end, _next_hole(source, begin, end))
         while begin < stop:
-            count = _copy_some(source, target, min(stop - begin, 64 * BLOCK), begin, at)
+            count = _copy_some(source, target, _stride(begin, at, stop), begin, at)
             if count == 0:
                 raise OSError(errno.EIO, "the source ended early")
             begin += count
             at += count
             advance(count)
+
+
+def _stride(begin: int, at: int, stop: int) -> int:
+    """How much to copy in one call: whole blocks where source and target agree modulo a block, so that they are shared.
+
+    The bytes before the first and after the last whole block are copied by calls of their own.
+    """
+    if (begin - at) % _SHARED_BLOCK:
+        return min(stop - begin, 64 * BLOCK)
+    if begin % _SHARED_BLOCK:
+        return min(stop - begin, _SHARED_BLOCK - begin % _SHARED_BLOCK)
+    whole = (stop - begin) // _SHARED_BLOCK * _SHARED_BLOCK
+    return min(whole, 1024 * BLOCK) or stop - begin
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
@@ -106,7 +157,7 @@ def _stream(target: int | None, header: bytes, sources: Iterable[TensorSource], 
     buffer = memoryview(bytearray(BLOCK))
     with _Sources() as opened:
         for source in sources:
-            descriptor = opened.descriptor_of(source)
+            descriptor = opened.descriptor_of(source.file)
             tensor_xxh = xxhash.xxh3_128()
             position, end = source.begin, source.end
             while position < end:
@@ -144,13 +195,12 @@ class _Sources(ExitStack):
         self._location = ""
         self._descriptor = -1
 
-    def descriptor_of(self, source: TensorSource) -> int:
-        """A descriptor on the shard that holds `source`.
+    def descriptor_of(self, file: FileSeen) -> int:
+        """A descriptor on `file`.
 
         Raises:
             Conflict: it is no longer the file that was seen.
         """
-        file = source.file
         if file.location != self._location:
             self.close()
             self._descriptor = self.enter_context(open_regular(file.location))

@@ -1,0 +1,219 @@
+"""Parts: what each file of a composed checkpoint is.
+
+A shard is linked as it is, built from ranges of a donor's shards, or trimmed: rewritten without the tensors that
+something else supersedes.  A sidecar is copied, or written with patches in it.  All of them are values; carrying them out
+is the business of `running.applying`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
+from overlay.formats.digest import sha256_of
+from overlay.formats.manifest import FileChange, Graft, Manifest
+from overlay.formats.names import INDEX_NAME
+
+Origin = Literal["base", "graft"]
+
+
+class TensorSource(NamedTuple):
+    """A tensor's bytes: ``[begin, end)`` of a donor's shard, counted from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: FileSeen
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedShard:
+    """A shard of the base or of a donor that is placed as it is."""
+
+    name: str
+    origin: Origin
+    shard: Shard
+    donor: str = ""
+    """The donor's name in the manifest; grafts only."""
+    sources: tuple[TensorSource, ...] = ()
+    """Where the donor says that the tensors come from; grafts only."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.shard.file.size
+
+    @property
+    def data_bytes(self) -> int:
+        """Tensor data bytes."""
+        return self.shard.header.data_bytes
+
+    @property
+    def header_sha256(self) -> str:
+        """Digest of the header."""
+        return self.shard.header.digest
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltShard:
+    """A new shard: our header, and ranges of donors' shards in its order."""
+
+    name: str
+    donor: str
+    header: bytes
+    header_sha256: str
+    sources: tuple[TensorSource, ...]
+    origin: Origin = "graft"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.header) + self.data_bytes
+
+    @property
+    def data_bytes(self) -> int:
+        """Tensor data bytes."""
+        return sum(source.end - source.begin for source in self.sources)
+
+
+class Run(NamedTuple):
+    """A stretch of kept bytes: ``[begin, end)`` of the source, counted from the start of the file."""
+
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrimmedShard:
+    """A shard without the tensors that are superseded or dropped; the other bytes are copied in their order.
+
+    The header is not kept, since 62 of them are 40 MB: `core.trimming.header_of` renders it again.
+    """
+
+    name: str
+    origin: Origin
+    shard: Shard
+    removed: frozenset[str]
+    """The tensors that are left out."""
+    runs: tuple[Run, ...]
+    header_bytes: int
+    """Length of the new header, 8 + N, padded so that most bytes keep their place within a block."""
+    header_sha256: str
+    reason: str
+    """Why it is rewritten, for people."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.header_bytes + self.data_bytes
+
+    @property
+    def data_bytes(self) -> int:
+        """Tensor data bytes."""
+        return sum(run.end - run.begin for run in self.runs)
+
+
+ShardPart = LinkedShard | BuiltShard | TrimmedShard
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFile:
+    """A sidecar; always a private copy, so that editing it reaches nobody else."""
+
+    name: str
+    origin: Literal["base", "manifest"]
+    sidecar: Sidecar
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.sidecar.file.size
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return self.sidecar.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class PatchedFile:
+    """A sidecar whose text was patched."""
+
+    name: str
+    data: bytes
+    sha256: str
+    overlays: tuple[str, ...]
+    """Names of the manifests that patch it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.data)
+
+
+SidecarPart = CopiedFile | PatchedFile
+
+
+@dataclass(frozen=True, slots=True)
+class GraftInput:
+    """A graft of a manifest and what was found of it."""
+
+    graft: Graft
+    donor: Checkpoint | None
+    """None when the donor is not at hand; then `built` must be."""
+    built: Shard | None
+    """A shard of the graft's name that lies beside the manifest, built before."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInput:
+    """A change to a sidecar, and the file that it takes, where it takes a whole one."""
+
+    change: FileChange
+    taken: Sidecar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One overlay: a manifest, and what was found of what it names."""
+
+    manifest: Manifest
+    grafts: tuple[GraftInput, ...] = ()
+    files: Mapping[str, tuple[FileInput, ...]] = field(default_factory=dict)
+    """Sidecar to its changes, the engine's after the manifest's own."""
+
+    @property
+    def name(self) -> str:
+        """The manifest's name."""
+        return self.manifest.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """The checkpoint that a stack of manifests describes."""
+
+    name: str
+    shards: tuple[ShardPart, ...]
+    sidecars: tuple[SidecarPart, ...]
+    index: bytes
+    tensors: int
+    total_size: int
+    """Tensor data bytes of all shards."""
+    notes: tuple[str, ...] = ()
+    """What a person should know before applying."""
+
+    @cached_property
+    def index_sha256(self) -> str:
+        """Digest of the index text; computed once, since the text is 22 MB."""
+        return sha256_of(self.index)
+
+
+def target_names(composition: Composition) -> list[str]:
+    """Every file name of the target, the receipt's folder excluded."""
+    names = [shard.name for shard in composition.shards] + [file.name for file in composition.sidecars]
+    return [*names, INDEX_NAME] if composition.index else names

@@ -1,0 +1,138 @@
+"""Preparing: from what the user asked for to a plan; nothing is written on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from overlay.core.parts import Composition
+from overlay.core.planning import Plan, make_plan, require_fresh
+from overlay.core.progress import Reporter
+from overlay.core.target import TargetSeen
+from overlay.errors import Conflict, InvalidInput, UsageError
+from overlay.formats import strict_json
+from overlay.running.locking import hold_against_lock
+from overlay.running.opening import Opened, Places, lock_path, open_manifest, open_pair, stack
+from overlay.running.verifying import check_receipt, check_touched
+from overlay.storage.files import read_document
+from overlay.storage.linking import LinkMode
+from overlay.storage.targets import look_at_target
+
+DIFF_REPO_MANIFEST: Final = "overlay.yaml"
+_MAX_PLAN_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to assemble: manifests, a diff-only repository, or a base and a graft by name."""
+
+    sources: tuple[str, ...] = ()
+    """Manifests' files or diff-only repositories' folders; several are laid over one base."""
+    graft: str | None = None
+    """A diff-only repository without a manifest, when there is no source."""
+    engine: str = ""
+    """Also make the changes that the manifests name for this serving engine."""
+    places: Places = field(default_factory=Places)
+
+
+def open_request(request: Request) -> Opened:
+    """Read everything that `request` means.
+
+    Raises:
+        UsageError: it names nothing, or an engine that no manifest knows.
+        Conflict: several manifests do not go together, or one is not what was locked.
+        InvalidInput, EnvironmentFault: as `open_manifest`.
+    """
+    opened = [_open_source(source, request) for source in request.sources or ("",)]
+    if len(opened) > 1:
+        for one in opened:  # each lock pins its own manifest alone
+            if one.lock is not None:
+                hold_against_lock(one, one.compose())
+    stacked = stack(opened)
+    known = sorted({engine for group in stacked.groups for layer in group for engine in layer.manifest.engines})
+    if request.engine and request.engine not in known:
+        raise UsageError(
+            f"expected an engine of the manifest ({', '.join(known) or 'it names none'}), found {request.engine}",
+            subject=stacked.path,
+        )
+    return stacked
+
+
+def decide(
+    opened: Opened,
+    composition: Composition,
+    target: str,
+    link: LinkMode,
+    reporter: Reporter,
+    saved: Mapping[str, Any] | None = None,
+) -> tuple[Plan, TargetSeen]:
+    """The plan for `target`, and the target as it was seen.
+
+    Raises:
+        Mismatch: something is not what the lock says.
+        Conflict: the target is not ours, or lies in or around one of the checkpoints that it is made from, or the plan is
+            not the saved one any more.
+    """
+    _require_apart(target, [opened.base.root, *(donor.root for donor in opened.donors.values())])
+    seen = look_at_target(target)
+    findings = check_receipt(seen)
+    plan = make_plan(composition, seen, findings + check_touched(seen, reporter), link)
+    if saved is not None:
+        require_fresh(saved, plan)
+    hold_against_lock(opened, composition)
+    return plan, seen
+
+
+def read_plan(path: str) -> Mapping[str, Any]:
+    """The plan in a file that ``overlay plan --json`` printed.
+
+    Raises:
+        InvalidInput: there is no such file, or it is no plan.
+    """
+    data = read_document(path, _MAX_PLAN_BYTES, "plan")
+    try:
+        document = strict_json.decode(data)
+    except strict_json.JsonProblem as problem:
+        raise InvalidInput(str(problem), subject=path, hint="overlay plan … --json > FILE") from None
+    if not isinstance(document, dict) or document.get("kind") != "plan" or not isinstance(document.get("plan"), dict):
+        raise InvalidInput("expected a document of the kind plan", subject=path, hint="overlay plan … --json > FILE")
+    plan: Mapping[str, Any] = document["plan"]
+    return plan
+
+
+def _open_source(source: str, request: Request) -> Opened:
+    if source and not os.path.isdir(source):
+        return open_manifest(source, request.places, engine=request.engine)
+    manifest = _manifest_in(source) if source else None
+    if manifest is not None:
+        return open_manifest(manifest, request.places, engine=request.engine)
+    base, graft = request.places.base, source or request.graft
+    if base is None or graft is None:
+        raise UsageError(
+            "expected a manifest, or both --base and --graft",
+            subject=source,
+            hint="overlay apply --base BASE --graft GRAFT -o DIR",
+        )
+    return open_pair(base, graft, request.places)
+
+
+def _manifest_in(folder: str) -> str | None:
+    """A diff-only repository's manifest: the YAML file whose lock lies beside it, or ``overlay.yaml``."""
+    for name in sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))):
+        if name == DIFF_REPO_MANIFEST or os.path.exists(lock_path(os.path.join(folder, name))):
+            return os.path.join(folder, name)
+    return None
+
+
+def _require_apart(target: str, roots: list[str]) -> None:
+    """A target inside a base, or around one, would write into it or lose it."""
+    real = os.path.realpath(target)
+    for root in roots:
+        if os.path.commonpath([real, root]) in (real, root):
+            raise Conflict(
+                f"expected a folder apart from {root}, found one that lies in it or around it",
+                subject=target,
+                hint="choose another folder for -o",
+            )
