@@ -223,7 +223,7 @@ def _choose(entry: GraftInput) -> list[TensorSource]:
             f"expected a tensor of the donor {graft.from_!r} for each pattern, found none for "
             + ", ".join(str(pattern) for pattern in idle),
             subject=graft.shard,
-            hint=f"overlay inspect {entry.donor.label if entry.donor else graft.shard} --tensors",
+            hint="correct the pattern: * stays within a dotted part, ** goes across parts",
         )
     wanted = set(chosen)
     return [s for shard in shards.values() for s in _sources(shard, (n for n in shard.header.names if n in wanted))]

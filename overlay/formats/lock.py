@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from overlay.formats import strict_json
 from overlay.formats.digest import SHA256_HEX
 from overlay.formats.names import explain_shard_name, explain_target_name
-from overlay.formats.problems import Document, dotted, explain
+from overlay.formats.problems import Document, FormatOne, dotted, explain
 
 MAX_LOCK_BYTES = 256 * 1024 * 1024
 
@@ -87,7 +87,7 @@ class LockedResult(Document):
 class Lock(Document):
     """The whole lock."""
 
-    overlay_lock: Literal[1] = 1
+    overlay_lock: FormatOne = 1
     manifest_sha256: Sha256
     """`Manifest.digest` of the manifest that was locked."""
     level: LockLevel
@@ -116,7 +116,9 @@ def parse_lock(data: bytes) -> Lock:
     try:
         lock = Lock.model_validate(value)
     except ValidationError as error:
-        raise LockProblems([f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]) from None
+        raise LockProblems(
+            [f"{dotted(path) or 'document'}: {message}" for path, message in explain(error, value)]
+        ) from None
     problems = [
         f"{dotted(('grafts', name))}: {problem}"
         for name in lock.grafts
