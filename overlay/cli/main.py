@@ -134,8 +134,9 @@ def entry() -> NoReturn:
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # None: the shell closed it (>&-)
+                stream.flush()
     except OSError:
         code = code or 1
     os._exit(code)

@@ -202,7 +202,8 @@ class _Tree:
                 if member.name == SINGLE_NAME:
                     member.name = f"model-00001-of-{len(living):05d}.safetensors"
         for one, other in find_case_collisions(member.name for member in living):
-            raise Conflict(f"expected names that differ in more than case, found {one} as well", subject=other)
+            problem = f"expected names that differ in more than case, found {one} as well"
+            raise Conflict(problem, subject=other, hint="rename the graft's shard; macOS and Windows cannot hold both")
         if len({member.name for member in living}) < len(living):
             raise Conflict(
                 "expected a shard name other than the one that the base's single shard gets",
@@ -211,9 +212,8 @@ class _Tree:
             )
         parts = [part for member in sorted(living, key=lambda m: m.name) if (part := member.part()) is not None]
         if not parts:
-            raise Conflict(
-                "expected at least one tensor to stay, found that everything is dropped", subject=self.base.label
-            )
+            problem = "expected at least one tensor to stay, found that everything is dropped"
+            raise Conflict(problem, subject=self.base.label, hint="correct the patterns under drop")
         return parts
 
     def index(self, shards: Sequence[ShardPart]) -> bytes:

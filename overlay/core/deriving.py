@@ -79,6 +79,8 @@ def render_manifest(manifest: Manifest) -> bytes:
     """`manifest` as YAML that `parse_manifest` reads back as an equal value."""
     value: dict[str, Any] = manifest.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    if not text.replace("\n", "").isprintable():  # marks that reorder or hide text: escaped, since people read this
+        text = yaml.safe_dump(value, sort_keys=False, width=120)
     return text.encode()
 
 

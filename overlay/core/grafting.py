@@ -66,7 +66,8 @@ def _taken(entry: GraftInput) -> Iterable[TensorSource]:
         if graft.shard not in shards:
             held = ", ".join(shards) or "no shard"
             problem = f"expected the donor {graft.from_!r} to hold this shard, found {held}"
-            raise InvalidInput(problem, subject=graft.shard)
+            hint = "choose tensors by pattern, or correct the shard's name"
+            raise InvalidInput(problem, subject=graft.shard, hint=hint)
         return _sources(shards[graft.shard], shards[graft.shard].header.names)
     patterns = [Pattern(text) for text in graft.tensors]
     chosen, idle = select(patterns, (name for shard in shards.values() for name in shard.header.names))
@@ -75,7 +76,7 @@ def _taken(entry: GraftInput) -> Iterable[TensorSource]:
             f"expected a tensor of the donor {graft.from_!r} for each pattern, found none for "
             + ", ".join(str(pattern) for pattern in idle),
             subject=graft.shard,
-            hint=f"overlay inspect {entry.donor.label if entry.donor else graft.shard}",
+            hint="correct the pattern: * stays within a dotted part, ** goes across parts",
         )
     wanted = set(chosen)
     return [s for shard in shards.values() for s in _sources(shard, (n for n in shard.header.names if n in wanted))]

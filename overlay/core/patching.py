@@ -177,6 +177,7 @@ class _Step:
 
     def _test(self, text: JsonText, path: JsonPointer, expected: JsonValue) -> None:
         with self._locating(path):
+            strict_json.survey(expected)
             found = json_text.value_at(text, path.tokens)
         if not equal(expected, found):
             raise self._conflict(f"expected {_short(expected)}, found {_short(found)}", path)

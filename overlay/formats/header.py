@@ -162,13 +162,14 @@ def recognise(prefix: bytes) -> str:
         return "a Git LFS pointer (the real file was never downloaded)"
     if prefix.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         return "an HTML page (a saved error page?)"
-    if prefix[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":  # these two can be the length of a real header
+    if prefix[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":  # these can be the length of a real header
         if prefix.startswith(b"\x1f\x8b"):
             return "gzip data"
         if prefix.startswith(b"PK\x03\x04"):
             return "a ZIP archive (a PyTorch pickle?)"
-    if prefix[:1] == b"\x80" and prefix[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and prefix[6:8] != b"\0\0":
-        return "a pickle stream"
+        # After the protocol comes an opcode, none of which is 0; in the length of a small header a 0 stands there.
+        if prefix[:1] == b"\x80" and prefix[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and prefix[2:3] > b"\0":
+            return "a pickle stream"
     if prefix.startswith(b"GGUF"):
         return "a GGUF file"
     return ""

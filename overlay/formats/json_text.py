@@ -231,7 +231,7 @@ def _walk(text: bytes, tokens: Tokens) -> list[Span]:
 def _step(text: bytes, container: Span, token: str, within: Tokens) -> Span:
     match text[container.begin : container.begin + 1]:
         case b"{":
-            names = []
+            names: list[str] = []
             for child in _children(text, container):
                 if child.name == token:
                     return child.value

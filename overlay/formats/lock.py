@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from overlay.formats import strict_json
 from overlay.formats.digest import SHA256_HEX
 from overlay.formats.names import explain_shard_name, explain_target_name
-from overlay.formats.problems import Document, dotted, explain
+from overlay.formats.problems import Document, FormatOne, dotted, explain
 
 MAX_LOCK_BYTES = 256 * 1024 * 1024
 
@@ -87,7 +87,7 @@ class LockedResult(Document):
 class Lock(Document):
     """The whole lock."""
 
-    overlay_lock: Literal[1] = 1
+    overlay_lock: FormatOne = 1
     manifest_sha256: Sha256
     """Digest of the manifest that was locked, and of those that it stands on."""
     level: LockLevel

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, JsonValue, StringConstraints, Valida
 from overlay.formats import dtypes, strict_json
 from overlay.formats.digest import sha256_of
 from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, explain_target_name, find_case_collisions
-from overlay.formats.problems import Document, Path, dotted, explain
+from overlay.formats.problems import Document, FormatOne, Path, dotted, explain
 from overlay.formats.references import parse_reference
 from overlay.formats.yaml_text import YamlProblem, YamlProblems, read_yaml
 
@@ -154,7 +154,7 @@ class Publish(Document):
 class Manifest(Document):
     """A derived checkpoint: a base, and what is grafted, dropped and patched."""
 
-    overlay: Literal[1]
+    overlay: FormatOne
     """Version of this format."""
     name: Word
     summary: str = ""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 Path = tuple[str | int, ...]
 
@@ -24,6 +24,17 @@ _KINDS = {
     "bool_type": "true or false",
 }
 """pydantic's kinds of error that say which kind of value was expected, in the words of JSON and YAML."""
+
+
+def _whole_number(value: Any) -> Any:
+    """`value`, which a comparison with 1 would also accept as true or 1.0."""
+    if type(value) is not int:
+        raise ValueError(f"expected 1, found {_short(value)}")
+    return value
+
+
+FormatOne = Annotated[Literal[1], BeforeValidator(_whole_number)]
+"""The version of a format."""
 
 
 class Document(BaseModel):

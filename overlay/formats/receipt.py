@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from overlay.formats import strict_json
 from overlay.formats.lock import LockProblems, Sha256, Size
 from overlay.formats.names import STATE_FOLDER, explain_target_name
-from overlay.formats.problems import Document, dotted, explain
+from overlay.formats.problems import Document, FormatOne, dotted, explain
 
 RECEIPT_NAME: Final = f"{STATE_FOLDER}/receipt.json"
 
@@ -42,7 +42,7 @@ class PlacedFile(Document):
 class Receipt(Document):
     """The whole receipt."""
 
-    overlay_receipt: Literal[1] = 1
+    overlay_receipt: FormatOne = 1
     name: str
     manifest_sha256: Sha256
     lock_sha256: Sha256 | None = None

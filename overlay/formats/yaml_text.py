@@ -209,5 +209,9 @@ class _Builder:
         self.places.setdefault((*parent.path, text), place)
 
     def _complain(self, place: Place, message: str) -> None:
-        path = self.stack[-1].path if self.stack else ()
+        path: Path = ()
+        if self.stack:
+            parent = self.stack[-1]
+            here = len(parent.value) if isinstance(parent.value, list) else parent.key
+            path = parent.path if here is None else (*parent.path, here)
         self.problems.append(YamlProblem(place, path, message))

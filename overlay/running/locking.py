@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from overlay.core.checkpoint import FileSeen
 from overlay.core.findings import Finding
-from overlay.core.parts import BuiltShard, Composition, LinkedShard, TrimmedShard
+from overlay.core.parts import BuiltShard, Composition, LinkedShard, TensorSource, TrimmedShard
 from overlay.core.pinning import Measured, compare, expected_digests, make_lock
 from overlay.core.progress import Reporter
 from overlay.core.trimming import header_of
-from overlay.errors import Conflict, Mismatch
+from overlay.errors import Conflict, Mismatch, UsageError
 from overlay.formats.digest import Digests
 from overlay.formats.lock import Lock, LockLevel
 from overlay.running.opening import Opened
@@ -55,12 +55,12 @@ def hold_against_lock(opened: Opened, composition: Composition) -> None:
 def prove_composition(
     opened: Opened, composition: Composition, *, content: bool, reporter: Reporter, jobs: int = 0
 ) -> Proofs:
-    """The digests of all linked shards, as far as they are known or asked for.
+    """The digests of all linked shards, as far as they are known or asked for; with ``content``, those of donors too.
 
     Raises:
         Mismatch: a shard's bytes are not what the lock, or the store it lies in, says.
     """
-    files = [shard.shard.file for shard in composition.shards if isinstance(shard, LinkedShard)]
+    files = _files_to_hash(composition) if content else _linked_files(composition)
     expected = expected_digests(opened.lock, composition) if opened.lock is not None else {}
     proofs = prove(files, expected, content=content, reporter=reporter, jobs=jobs)
     refuse(proofs.findings, opened.path)
@@ -83,7 +83,7 @@ def write_document(path: str, data: bytes) -> None:
     """Put a manifest or lock at `path` in one step: sibling, fsync, rename, fsync of the folder.
 
     Raises:
-        EnvironmentFault: it cannot be written; what was there is still there.
+        EnvironmentFault: it cannot be written; what was there is still there, or the new text may not outlive a power cut.
     """
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
@@ -92,13 +92,16 @@ def write_document(path: str, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+        fsync_folder(os.path.dirname(os.path.abspath(path)))
     except BaseException as error:
         if os.path.lexists(temporary):
             os.unlink(temporary)
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            hint = f"mkdir -p {os.path.dirname(path)}"
+            raise UsageError("expected an existing folder to write it in", subject=path, hint=hint) from None
         if isinstance(error, OSError):
             raise explain_os_error(error, path) from None
         raise
-    fsync_folder(os.path.dirname(os.path.abspath(path)))
 
 
 def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Measured:
@@ -122,5 +125,18 @@ def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Me
 
 
 def _files_to_hash(composition: Composition) -> list[FileSeen]:
-    """Linked shards as a whole; of a donor only the tensors that are taken, which `_measure` digests one by one."""
+    """Linked shards, and the donors' shards of which a content-addressed store says what they must be.
+
+    Of any other donor `_measure` digests the tensors that are taken, one by one.
+    """
+    return [*_linked_files(composition), *(source.file for source in _built(composition) if source.file.stated_sha256)]
+
+
+def _linked_files(composition: Composition) -> list[FileSeen]:
     return [shard.shard.file for shard in composition.shards if isinstance(shard, LinkedShard)]
+
+
+def _built(composition: Composition) -> Iterator[TensorSource]:
+    for shard in composition.shards:
+        if isinstance(shard, BuiltShard):
+            yield from shard.sources

@@ -7,9 +7,10 @@ Three levels, each including the one before: ``structure`` (names, links, sizes,
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from overlay.core.checking import check, check_draft
 from overlay.core.checkpoint import Checkpoint, FileSeen
@@ -17,7 +18,7 @@ from overlay.core.findings import Finding, about, errors
 from overlay.core.parts import LinkedShard
 from overlay.core.pinning import expected_digests
 from overlay.core.progress import Reporter
-from overlay.core.target import TargetSeen, check_target, private_files
+from overlay.core.target import TargetSeen, check_target, linked_files, private_files
 from overlay.formats import model_config, strict_json
 from overlay.formats.receipt import Receipt
 from overlay.running.locking import hold_against_lock
@@ -78,10 +79,7 @@ def verify_directory(
     target = look_at_target(directory)
     findings = check_receipt(target)
     seen = open_checkpoint(label, directory, places, headers=level != "structure")
-    if level == "structure":
-        findings += seen.findings
-    else:
-        findings += check(seen) + _check_config(seen) + _check_headers(seen, target.receipt)
+    findings += check(seen) + _check_config(seen) + _check_headers(seen, target.receipt)
     hashed, compared, uncompared = 0, 0, tuple(shard.file.name for shard in seen.shards.values())
     if level == "content":
         expected = _expected(seen, target.receipt)
@@ -143,7 +141,7 @@ def check_receipt(target: TargetSeen) -> list[Finding]:
         found = hash_file(file, lambda count: None).sha256
         if found != expected:
             findings.append(mismatch(file, expected, found))
-    return findings
+    return findings + list(_check_behind_links(target, target.receipt, damaged))
 
 
 def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
@@ -172,6 +170,17 @@ def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
     ]
 
 
+def _check_behind_links(target: TargetSeen, receipt: Receipt, damaged: AbstractSet[str]) -> Iterator[Finding]:
+    """Sizes of the files that a target's links lead to; a link that leads nowhere is found when it is followed."""
+    for name in sorted(linked_files(receipt).keys() - damaged):
+        try:
+            size = os.stat(os.path.join(target.path, name)).st_size
+        except OSError:
+            continue
+        if size != receipt.files[name].size:
+            yield about("LCK004", name, f"expected {receipt.files[name].size} bytes behind the link, found {size}")
+
+
 def _check_headers(seen: Checkpoint, receipt: Receipt | None) -> list[Finding]:
     """Headers against the receipt: finds an edited header without reading the data."""
     findings = []
@@ -192,7 +201,8 @@ def _check_config(seen: Checkpoint) -> list[Finding]:
         data = read_file(sidecar.file)
         try:
             if name == "config.json":
-                findings += check_draft(seen, model_config.parse_model_config(data))
+                config = model_config.parse_model_config(data)
+                findings += check_draft(seen, config) if seen.weight_map else []
             else:
                 strict_json.decode_unchecked(data)
         except strict_json.JsonProblem as problem:
@@ -221,10 +231,26 @@ def _check_content(
     return findings, sum(digest.size for digest in digests.values())
 
 
+_SAID_BETTER: Final = {
+    "IDX003": {"LCK002"},
+    "IDX010": {"LCK003"},
+    "LCK002": {"LNK004"},
+    "LNK004": {"LNK001", "LNK002", "LNK003"},
+    "LNK001": {"LNK005"},
+    "LNK002": {"LNK005"},
+    "SHD002": {"LCK004"},
+}
+"""A code, and those beside which it says nothing new about the same file; all of them are errors."""
+
+
 def _distinct(findings: list[Finding]) -> list[Finding]:
-    """Each finding once, errors of a file first; a missing file is one finding, not two."""
-    missing = {finding.file for finding in findings if finding.code == "LCK002"}
-    kept = {f for f in findings if not (f.code == "IDX003" and f.file in missing)}
-    stray = {f.file for f in kept if f.code == "LCK003"}
-    kept = {f for f in kept if not (f.code == "IDX010" and f.file in stray)}
-    return sorted(kept)
+    """Each fault once, although several checks see it; of a file's digests the first that differs."""
+    codes: dict[str, set[str]] = {}
+    for finding in findings:
+        codes.setdefault(finding.file, set()).add(finding.code)
+    kept = {f for f in findings if not _SAID_BETTER.get(f.code, set()) & codes[f.file]}
+    digests: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.code == "LCK001":
+            digests.setdefault(finding.file, finding)
+    return sorted(f for f in kept if f.code != "LCK001" or digests[f.file] == f)

@@ -111,6 +111,7 @@ def hint_for_errno(number: int | None) -> str:
         errno.EROFS: "the file system is read-only; choose another target",
         errno.EXDEV: "base and target lie on different file systems; use --link symlink",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ELOOP: "a link stands where a file is expected; remove it",
         errno.EIO: "the device reports an error; check the disk",
     }
     return hints.get(number or 0, "check the path and the machine, then run the command again")

@@ -22,6 +22,8 @@ LinkMode = Literal["auto", "reflink", "symlink", "hardlink", "copy"]
 LINK_MODES: Final[tuple[LinkMode, ...]] = ("auto", "reflink", "symlink", "hardlink", "copy")
 
 _FICLONE: Final = 0x40049409
+_LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
+"""What fsync says when bytes that were written did not reach the disk."""
 _CANNOT_CLONE: Final = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM})
 
 
@@ -61,12 +63,17 @@ def place(file: FileSeen, destination: str, mode: LinkMode, advance: Advance) ->
 
 
 def flush(file: FileSeen) -> None:
-    """Ask that the bytes behind a link be on the disk: the Hub client never did.  Costs nothing for a clean file."""
+    """Ask that the bytes behind a link be on the disk: the Hub client never did.  Costs nothing for a clean file.
+
+    Raises:
+        OSError: the disk could not take them, so that what was read of the file may be gone after a restart.
+    """
     try:
         with open_regular(file.location) as descriptor:
             os.fsync(descriptor)
-    except OSError:
-        return  # a read-only file system has nothing to flush
+    except OSError as error:
+        if error.errno in _LOST:
+            raise  # any other refusal, of a read-only file system above all, means that there is nothing to flush
 
 
 def _symlink(file: FileSeen, destination: str) -> How:

@@ -84,9 +84,14 @@ def resolve(roots: Roots, name: str) -> FileSeen | Finding:
         return about("LNK001", name, f"expected a file inside {roots.own}, found a link to {location}")
     if not stat.S_ISREG(status.st_mode):
         return about("LNK004", name, f"expected a regular file, found {describe_kind(status.st_mode)}")
-    stated = os.path.basename(os.readlink(path)) if via_link else ""
-    known = stated if _SHA256.fullmatch(stated) else ""
-    return FileSeen(name, location, fingerprint_of(status), via_link, known)
+    stated = _stated_sha256(os.readlink(path)) if via_link else ""
+    return FileSeen(name, location, fingerprint_of(status), via_link, stated)
+
+
+def _stated_sha256(link: str) -> str:
+    """The sha256 that a link into a repository's ``blobs`` states; the shared store, a folder deeper, uses another hash."""
+    folder, name = os.path.split(link)
+    return name if _SHA256.fullmatch(name) and os.path.basename(folder) == "blobs" else ""
 
 
 def _within(path: str, root: str) -> bool:

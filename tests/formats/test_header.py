@@ -358,7 +358,7 @@ TABLE: list[tuple[str, bytes | Callable[[], bytes], str, str, str]] = [
     ("38 no data", shard(one(), 0), REFUSES, REFUSES, "expected 8 data bytes, found 0 (the file is cut)"),
     ("39 dtype F7", shard(one(dtype="F7")), REFUSES, REFUSES, "expected a dtype of safetensors 0.8, found 'F7'"),
     ("40 dtype f32", shard(one(dtype="f32")), REFUSES, REFUSES, "found 'f32'"),
-    ("41 dtype null", shard(one().replace('"F32"', "null")), REFUSES, REFUSES, "found None"),
+    ("41 dtype null", shard(one().replace('"F32"', "null")), REFUSES, REFUSES, "found null"),
     ("42 wrong size", shard(one(shape=[3])), REFUSES, REFUSES, "12 bytes for F32 [3], found data_offsets [0, 8]"),
     ("43 end before begin", shard(one(data_offsets=[8, 0])), REFUSES, REFUSES, "found data_offsets [8, 0]"),
     ("44 negative offset", shard(one(data_offsets=[-8, 0])), REFUSES, REFUSES, "whole numbers >= 0, found [-8, 0]"),

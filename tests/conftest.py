@@ -1,0 +1,17 @@
+"""What every test shares: the user's caches are out of reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def private_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of overlay's and one of the Hub's, both new and empty."""
+    folder = tmp_path_factory.mktemp("caches")
+    monkeypatch.setenv("OVERLAY_CACHE", str(folder / "overlay"))
+    monkeypatch.setenv("HF_HOME", str(folder / "huggingface"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    return folder
