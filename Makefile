@@ -17,8 +17,8 @@ demo: $(BIN)/.runtime ## install, then run the founding case on a scaled-down re
 check: lint types imports test ## everything that CI runs
 
 lint: $(BIN)/.dev ## style and formatting
-	$(BIN)/ruff check overlay tests benchmarks
-	$(BIN)/ruff format --check overlay tests benchmarks
+	$(BIN)/ruff check overlay tests benchmarks docs
+	$(BIN)/ruff format --check overlay tests benchmarks docs
 
 types: $(BIN)/.dev ## mypy --strict
 	$(BIN)/mypy
@@ -39,8 +39,8 @@ docs: $(BIN)/.dev ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
 
 format: $(BIN)/.dev ## format the code
-	$(BIN)/ruff check --fix-only overlay tests benchmarks
-	$(BIN)/ruff format overlay tests benchmarks
+	$(BIN)/ruff check --fix-only overlay tests benchmarks docs
+	$(BIN)/ruff format overlay tests benchmarks docs
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from overlay.demo.layout import FULL_SIZE, Layout, TensorSpec, base_layout
 from overlay.demo.replica import write_sparse
-from overlay.formats.header import layout_order
+from overlay.formats.header_text import layout_order
 from overlay.formats.index import new_index
 
 SHARDS = 83

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import overlay
-from overlay.formats.header import render_header
+from overlay.formats.header_text import render_header
 from overlay.formats.index import new_index
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -24,7 +24,7 @@ from overlay.formats.manifest import Manifest, manifest_schema
 from overlay.formats.model_config import parse_model_config
 from overlay.running.applying import Applied, Pins, apply_plan
 from overlay.running.extracting import Extracted, extract
-from overlay.running.locking import pin, prove_composition, refuse, write_document
+from overlay.running.locking import pin, refuse, write_document
 from overlay.running.opening import (
     Places,
     locate,
@@ -42,6 +42,20 @@ from overlay.running.verifying import Verdict, verify_directory, verify_manifest
 from overlay.storage.linking import LinkMode
 from overlay.storage.local import read_file
 from overlay.storage.targets import absolute
+
+__all__ = [
+    "Locked",
+    "Places",
+    "Request",
+    "apply",
+    "init",
+    "init_derived",
+    "inspect",
+    "lock",
+    "plan",
+    "schema",
+    "verify",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,7 @@ def lock(
 def plan(request: Request, target: str, *, link: LinkMode = "auto") -> Plan:
     """What `apply` would do; changes nothing."""
     opened = open_request(request)
-    return decide(opened, opened.compose(), absolute(target), link, Silent())[0]
+    return decide(opened, opened.compose(), absolute(target), link, Silent()).plan
 
 
 def apply(
@@ -116,11 +130,10 @@ def apply(
 ) -> Applied:
     """Assemble `target`; it is the old tree or the new one at every instant.  A saved plan must still be the plan."""
     opened, report = open_request(request), reporter or Silent()
-    composition = opened.compose()
-    decided, seen = decide(opened, composition, absolute(target), link, report, saved_plan)
-    proofs = prove_composition(opened, composition, content=level == "content", reporter=report)
+    content, where = level == "content", absolute(target)
+    made = decide(opened, opened.compose(), where, link, report, content=content, saved=saved_plan)
     pins = Pins(manifest_sha256=opened.stack_sha256, lock=opened.lock, lock_sha256=opened.lock_sha256)
-    return apply_plan(decided, seen, proofs, pins, report)
+    return apply_plan(made.plan, made.target, made.proofs, pins, report)
 
 
 def verify(

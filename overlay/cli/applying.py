@@ -129,5 +129,5 @@ def apply(
         "unproven": done.unproven,
         "receipt": done.receipt.model_dump(mode="json"),
     }
-    lines = applied_lines(done, target, " ".join(sources) or "MANIFEST")
+    lines = applied_lines(done, target, sources[0] if len(sources) == 1 and os.path.isfile(sources[0]) else "")
     output.show("apply", document, lines, brief=os.path.abspath(target))

@@ -10,7 +10,8 @@ from overlay.core.checkpoint import Shard
 from overlay.core.parts import BuiltShard, GraftInput, LinkedShard, TensorSource
 from overlay.errors import Conflict, InvalidInput, Mismatch
 from overlay.formats.digest import sha256_of
-from overlay.formats.header import TensorInfo, layout_order, render_header
+from overlay.formats.header import TensorInfo
+from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.manifest import Expect, Graft
 from overlay.formats.patterns import Pattern, select
 

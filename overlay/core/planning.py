@@ -8,6 +8,7 @@ check, has nothing to be done.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,8 +107,21 @@ class Plan:
         }
 
 
-def make_plan(composition: Composition, target: TargetSeen, findings: Sequence[Finding], link_mode: str) -> Plan:
+def make_plan(
+    composition: Composition,
+    target: TargetSeen,
+    findings: Sequence[Finding],
+    link_mode: str,
+    proven: AbstractSet[str] = frozenset(),
+) -> Plan:
     """What brings `target`, which was found to have `findings`, to `composition`.
+
+    Args:
+        composition: what the target shall be.
+        target: what it is.
+        findings: what its own check said.
+        link_mode: how shards are placed.
+        proven: real files whose digests are known by now, so that the receipt can say so.
 
     Raises:
         Conflict: the target is not ours, or holds files that we did not place.
@@ -115,7 +129,7 @@ def make_plan(composition: Composition, target: TargetSeen, findings: Sequence[F
     _require_ours(target)
     _require_no_foreign_files(target, findings, composition)
     state = _state(composition, link_mode)
-    reasons = tuple(_reasons(target, findings, state))
+    reasons = tuple(_reasons(target, findings, state, proven))
     return Plan(
         name=composition.name,
         target=target.path,
@@ -208,11 +222,16 @@ def _require_no_foreign_files(target: TargetSeen, findings: Iterable[Finding], c
         )
 
 
-def _reasons(target: TargetSeen, findings: Sequence[Finding], state: str) -> Iterator[str]:
+def _reasons(target: TargetSeen, findings: Sequence[Finding], state: str, proven: AbstractSet[str]) -> Iterator[str]:
     if target.state in (TargetState.ABSENT, TargetState.EMPTY):
         yield f"the target is {target.state.value}"
     elif target.receipt is not None and target.receipt.state != state:
         yield "the target was assembled from something else"
+    elif target.receipt is not None:
+        files = target.receipt.files.values()
+        since = sum(p.proof == "unproven" and p.how != "trim" and p.source in proven for p in files)
+        if since:
+            yield f"{since} files were proven since the target was assembled"
     for finding in findings:
         yield f"repair: {finding.line}"
 

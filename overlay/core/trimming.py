@@ -14,7 +14,8 @@ from typing import Final
 from overlay.core.checkpoint import Shard
 from overlay.core.parts import Origin, Run, TrimmedShard
 from overlay.formats.digest import sha256_of
-from overlay.formats.header import Header, pad_header, render_without
+from overlay.formats.header import Header
+from overlay.formats.header_text import pad_header, render_without
 
 BLOCK: Final = 4096
 """Block size of ext4, XFS and btrfs."""

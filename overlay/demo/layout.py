@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 from overlay.demo import sidecars
 from overlay.demo.geometry import FULL_SIZE, SCALED_DOWN, Geometry
 from overlay.formats import dtypes
-from overlay.formats.header import layout_order
+from overlay.formats.header_text import layout_order
 from overlay.formats.index import new_index
 
 __all__ = [

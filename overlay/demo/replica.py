@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 from overlay.demo.layout import Layout, TensorSpec
-from overlay.formats.header import render_header
+from overlay.formats.header_text import render_header
 from overlay.formats.names import INDEX_NAME
 
 STAMP_BYTES: Final = 16

@@ -39,6 +39,12 @@ def plan_lines(plan: Plan, free: int) -> Iterator[str]:
     )
 
 
+def _how_to_pin(source: str) -> str:
+    if not source:
+        return "overlay init writes a manifest of this, overlay lock pins it"
+    return f"overlay lock {source} records what was used"
+
+
 def _origin_of(action: Action) -> str:
     """Where a file comes from, and why it is not simply taken."""
     origin = f"<- {action.source}" if action.source else ""
@@ -59,7 +65,7 @@ def applied_lines(applied: Applied, target: str, source: str) -> Iterator[str]:
         parts = ", ".join(f"{len(sizes)} {_PAST[word]} ({in_bytes(sum(sizes))})" for word, sizes in how.items())
         yield f"{target}: {receipt.tensors} tensors, total_size {receipt.total_size}; {parts}"
     if receipt.lock_sha256 is None:
-        yield f"nothing is pinned: overlay lock {source} records what was used"
+        yield f"nothing is pinned: {_how_to_pin(source)}"
     if applied.unproven:
         yield f"{_count(len(applied.unproven), 'file')} unproven: overlay verify {target} --level content"
 

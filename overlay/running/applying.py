@@ -133,6 +133,8 @@ class _Work:
         flush(file)
         how = place(file, stage.path_of(part.name), _mode(self._plan.link_mode), advance)
         known = self._proofs.digests.get(file.location)
+        if how == "hardlink" and known is not None:  # the new name moved ctime, not a byte
+            self._store.remember(file_at(file.location, file.name), known)
         return PlacedFile(
             how=how,
             origin=part.origin,

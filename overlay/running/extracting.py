@@ -20,7 +20,7 @@ from overlay.core.patching import apply_change, make_patch
 from overlay.core.progress import Reporter
 from overlay.errors import InvalidInput, OverlayError
 from overlay.formats import strict_json
-from overlay.formats.header import layout_order, render_header
+from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.manifest import FileChange, Manifest
 from overlay.formats.names import following_shard_names
 from overlay.formats.patterns import Pattern, select

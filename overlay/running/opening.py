@@ -217,11 +217,11 @@ def _digests(groups: Sequence[Sequence[Layer]]) -> list[list[str]]:
 
 
 def _parent_manifest(manifest: Manifest, folder: str) -> str | None:
-    """The manifest that stands in for a base, when the base's reference is a file."""
+    """The manifest that stands in for a base, when the base's reference is a YAML file."""
     if manifest.base is None or isinstance(parse_reference(manifest.base), HubReference):
         return None
     path = os.path.join(folder, os.path.expanduser(manifest.base))
-    return path if os.path.isfile(path) else None
+    return path if path.endswith((".yaml", ".yml")) and os.path.isfile(path) else None
 
 
 def _open_layer(

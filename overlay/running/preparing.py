@@ -13,8 +13,9 @@ from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen
 from overlay.errors import Conflict, InvalidInput, UsageError
 from overlay.formats import strict_json
-from overlay.running.locking import hold_against_lock
+from overlay.running.locking import hold_against_lock, prove_composition
 from overlay.running.opening import Opened, Places, lock_path, open_manifest, open_pair, stack
+from overlay.running.proving import Proofs
 from overlay.running.verifying import check_receipt, check_touched
 from overlay.storage.files import read_document
 from overlay.storage.linking import LinkMode
@@ -60,15 +61,28 @@ def open_request(request: Request) -> Opened:
     return stacked
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What will be done, and what was looked at to decide it."""
+
+    plan: Plan
+    target: TargetSeen
+    proofs: Proofs
+
+
 def decide(
     opened: Opened,
     composition: Composition,
     target: str,
     link: LinkMode,
     reporter: Reporter,
+    *,
+    content: bool = False,
     saved: Mapping[str, Any] | None = None,
-) -> tuple[Plan, TargetSeen]:
-    """The plan for `target`, and the target as it was seen.
+) -> Decision:
+    """The plan for `target`, which `storage.targets.absolute` gave.
+
+    With `content` every shard is hashed first; `saved` is a plan's document that must still be the plan.
 
     Raises:
         Mismatch: something is not what the lock says.
@@ -78,11 +92,12 @@ def decide(
     _require_apart(target, [opened.base.root, *(donor.root for donor in opened.donors.values())])
     seen = look_at_target(target)
     findings = check_receipt(seen)
-    plan = make_plan(composition, seen, findings + check_touched(seen, reporter), link)
+    findings += check_touched(seen, reporter)
     if saved is not None:
-        require_fresh(saved, plan)
+        require_fresh(saved, make_plan(composition, seen, findings, link))
     hold_against_lock(opened, composition)
-    return plan, seen
+    proofs = prove_composition(opened, composition, content=content, reporter=reporter)
+    return Decision(make_plan(composition, seen, findings, link, proofs.digests.keys()), seen, proofs)
 
 
 def read_plan(path: str) -> Mapping[str, Any]:

@@ -30,7 +30,8 @@ from overlay.demo.layout import (
     split_into_shards,
 )
 from overlay.demo.replica import Written, name_stamp, write_dense, write_sparse
-from overlay.formats.header import layout_order, parse_header, render_header
+from overlay.formats.header import parse_header
+from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.index import Index, parse_index
 from overlay.formats.names import INDEX_NAME
 

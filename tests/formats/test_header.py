@@ -21,12 +21,11 @@ from overlay.formats.header import (
     Header,
     HeaderProblem,
     TensorInfo,
-    layout_order,
     parse_header,
     read_length,
     recognise,
-    render_header,
 )
+from overlay.formats.header_text import layout_order, render_header
 
 deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
 Tensor: TypeAlias = tuple[str, str, tuple[int, ...]]

@@ -20,7 +20,7 @@ def _check(case: Case, link: LinkMode, locked: bool) -> None:
     with tempfile.TemporaryDirectory() as root:
         request, target = api.Request(sources=(str(case.write(root)),)), f"{root}/serve"
         if locked:
-            api.lock(str(request.source))
+            api.lock(str(request.sources[0]))
         first = api.apply(request, target, link=link)
         inodes = inodes_of(target)
 
