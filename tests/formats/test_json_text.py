@@ -128,15 +128,11 @@ def test_adding_is_dumping_the_longer_value_in_the_same_style(
     if isinstance(container, list):
         index = data.draw(st.integers(0, len(container)))
         result = insert_item(text, ("value", *within), index, new)
-        changed = edited(
-            {"value": value}, ("value", *within, str(index)), lambda items, key: items.insert(key, new)
-        )
+        changed = edited({"value": value}, ("value", *within, str(index)), lambda items, key: items.insert(key, new))
     else:
         name = data.draw(NAMES.filter(lambda name: name not in container))
         result = insert_member(text, ("value", *within), name, new)
-        changed = edited(
-            {"value": value}, ("value", *within, name), lambda members, key: members.__setitem__(key, new)
-        )
+        changed = edited({"value": value}, ("value", *within, name), lambda members, key: members.__setitem__(key, new))
 
     assert dumped(changed["value"], style) == result
 
@@ -305,7 +301,8 @@ def test_an_excerpt_put_elsewhere_keeps_the_spelling_of_its_scalars(text: str, d
         (lambda t: replace(t, ("architectures",), ["A", "B"]), b'["GlmMoeDsaForCausalLM"]', b'["A", "B"]'),
         (lambda t: add(t, ("quantization_config", "ignore", "-"), "a*"), b'"ignore": []', b'"ignore": ["a*"]'),
         (lambda t: add(t, ("quantization_config", "x"), [1, {}]), b'"bits" : 4', b'"bits" : 4, "x": [1, {}]'),
-        (lambda t: add(t, ("empty", "a"), {"b": [1]}), b'{}', b'{\n    "a": {\n      "b": [\n        1\n      ]\n    }\n  }'),
+        (lambda t: add(t, ("empty", "a"), {"b": [1]}), b'{}',
+         b'{\n    "a": {\n      "b": [\n        1\n      ]\n    }\n  }'),
         (lambda t: remove(t, ("empty",)), b',\n  "empty": {}', b""),
         (lambda t: remove(t, ("architectures",)), b'"architectures": ["GlmMoeDsaForCausalLM"],\n  ', b""),
         (lambda t: remove(t, ("quantization_config", "bits")), b', "bits" : 4', b""),
@@ -334,7 +331,9 @@ def test_an_edit_changes_what_a_person_would_change(edit: Any, old: bytes, new: 
         (b"1\n", (), {"a": [1, 2]}, b'{"a": [1, 2]}\n'),
     ],
 )
-def test_a_new_value_follows_its_surroundings(text: bytes, tokens: tuple[str, ...], value: Any, expected: bytes) -> None:
+def test_a_new_value_follows_its_surroundings(
+    text: bytes, tokens: tuple[str, ...], value: Any, expected: bytes
+) -> None:
     assert expected == add(read(text), tokens, value)
 
 
