@@ -48,17 +48,12 @@ _SCALAR = re.compile(rb"[^\s,}\]]+")
 _BLANK = re.compile(rb"[ \t\r\n]*")
 _MARGIN = re.compile(rb"[ \t]*")
 _INDEX = re.compile(r"0|[1-9][0-9]*")
+_KINDS = {b"{": "an object", b"[": "an array", b"{[": "an object or array"}
+_DEEPER = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
 
 class NoSuchPlace(LookupError):
-    """The text has no value at the place asked for.
-
-    Args:
-        expected: what was looked for.
-        found: what is there.
-        within: the place of the innermost container that exists (or of the scalar in the way).
-        names: the names of that container's members, the first `MAX_NAMES` of them.
-    """
+    """Nothing is at the place asked for: `within` leads to what is there, and `names` are the members it has."""
 
     def __init__(self, expected: str, found: str, within: Tokens, names: tuple[str, ...] = ()) -> None:
         self.expected = expected
@@ -156,17 +151,13 @@ def add(text: JsonText, tokens: Tokens, value: NewValue) -> JsonText:
     if not tokens:
         return replace(text, tokens, value)
     within, last = tokens[:-1], tokens[-1]
-    container = _walk(text, within)[-1]
-    match text[container.begin : container.begin + 1]:
-        case b"{" if any(child.name == last for child in _children(text, container)):
-            return replace(text, tokens, value)
-        case b"{":
-            return insert_member(text, within, last, value)
-        case b"[":
-            index = None if last == "-" else _index(last, within)
-            return insert_item(text, within, index, value)
-        case _:
-            raise NoSuchPlace("an object or array", _glimpse(text, container), within)
+    chain, children = _container(text, within, b"{[")
+    if text[chain[-1].begin] == ord("["):
+        index = len(children) if last == "-" else _index(last, within)
+        return _insert(text, chain, children, _checked(index, children, within), b"", value)
+    if any(child.name == last for child in children):
+        return replace(text, tokens, value)
+    return _insert(text, chain, children, len(children), _spelled(text, last, 0), value)
 
 
 def insert_member(text: JsonText, tokens: Tokens, name: str, value: NewValue) -> JsonText:
@@ -192,9 +183,7 @@ def insert_item(text: JsonText, tokens: Tokens, index: int | None, value: NewVal
     """
     chain, children = _container(text, tokens, b"[")
     index = len(children) if index is None else index
-    if not 0 <= index <= len(children):
-        raise NoSuchPlace(f"an index of at most {len(children)}", str(index), tokens)
-    return _insert(text, chain, children, index, b"", value)
+    return _insert(text, chain, children, _checked(index, children, tokens), b"", value)
 
 
 def remove(text: JsonText, tokens: Tokens) -> JsonText:
@@ -210,10 +199,12 @@ def remove(text: JsonText, tokens: Tokens) -> JsonText:
     children = list(_children(text, container))
     at = next(number for number, child in enumerate(children) if child.value == span)
     if len(children) == 1:
-        return _splice(text, Span(container.begin + 1, container.end - 1), b"")
-    if at < len(children) - 1:
-        return _splice(text, Span(children[at].begin, children[at + 1].begin), b"")
-    return _splice(text, Span(children[at - 1].value.end, span.end), b"")
+        gone = Span(container.begin + 1, container.end - 1)
+    elif at < len(children) - 1:
+        gone = Span(children[at].begin, children[at + 1].begin)
+    else:
+        gone = Span(children[at - 1].value.end, span.end)
+    return _splice(text, gone, b"")
 
 
 # --- finding
@@ -250,7 +241,7 @@ def _step(text: bytes, container: Span, token: str, within: Tokens) -> Span:
             found = f"index {token[:20]}" if length else "an empty array"
             raise NoSuchPlace(f"an index below {length}" if length else f"an item {token[:20]}", found, within)
         case _:
-            raise NoSuchPlace("an object or array", _glimpse(text, container), within)
+            raise NoSuchPlace(_KINDS[b"{["], _glimpse(text, container), within)
 
 
 def _index(token: str, within: Tokens) -> int:
@@ -260,10 +251,17 @@ def _index(token: str, within: Tokens) -> int:
     return int(token[:18])  # cut, it is still past the end of every array
 
 
-def _container(text: bytes, tokens: Tokens, opening: bytes) -> tuple[list[Span], list[Child]]:
+def _checked(index: int, children: list[Child], within: Tokens) -> int:
+    if not 0 <= index <= len(children):
+        raise NoSuchPlace(f"an index of at most {len(children)}", str(index), within)
+    return index
+
+
+def _container(text: bytes, tokens: Tokens, openings: bytes) -> tuple[list[Span], list[Child]]:
+    """The spans down to the container at `tokens`, which begins with one of `openings`, and its children."""
     chain = _walk(text, tokens)
-    if text[chain[-1].begin : chain[-1].begin + 1] != opening:
-        raise NoSuchPlace("an object" if opening == b"{" else "an array", _glimpse(text, chain[-1]), tokens)
+    if text[chain[-1].begin] not in openings:
+        raise NoSuchPlace(_KINDS[openings], _glimpse(text, chain[-1]), tokens)
     return chain, list(_children(text, chain[-1]))
 
 
@@ -288,7 +286,7 @@ def _value_end(text: bytes, at: int) -> int:
     if text[at] in b"{[":
         depth = 0
         for match in _BRACKET.finditer(text, at):
-            depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(match[0], 0)
+            depth += _DEEPER.get(match[0], 0)
             if not depth:
                 return match.end()
     found = (_STRING if text[at] == ord('"') else _SCALAR).match(text, at)
@@ -326,8 +324,9 @@ def _insert(
     kept = isinstance(value, bytes)
     if not children:
         margin = _margin(text, container.begin)
-        lead, close = (style.newline + margin + style.unit, style.newline + margin) if style.newline else (b"", b"")
-        child = lead + start + _laid_out(spelled, style, margin + style.unit, kept) + close
+        child = start + _laid_out(spelled, style, margin + style.unit, kept)
+        if style.newline:
+            child = style.newline + margin + style.unit + child + style.newline + margin
         return _splice(text, Span(container.begin + 1, container.end - 1), child)
     gap = _gap(text, container, children, index)
     if index < len(children):
@@ -363,7 +362,7 @@ def _spelled(text: bytes, value: NewValue, depth: int) -> bytes:
             raise JsonProblem(f"expected a value that JSON can hold, found {value!r:.60}") from None
     if spelled[:1] in (b"{", b"["):
         for match in _BRACKET.finditer(spelled):
-            depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(match[0], 0)
+            depth += _DEEPER.get(match[0], 0)
             if depth > MAX_DEPTH:
                 raise JsonProblem(f"expected at most {MAX_DEPTH} nested levels, found more")
     return spelled
@@ -414,8 +413,10 @@ def _style(text: bytes, chain: list[Span], model: Span | None, opening: bytes) -
     newline, unit = b"", b""
     for span in around:
         if (lead := _lead(text, span)) is not None:
-            if b"\n" in lead:
-                newline, unit = _measured(text, span, lead)
+            if b"\n" in lead:  # the children stand on lines of their own
+                margin, child = _margin(text, span.begin), lead[lead.rfind(b"\n") + 1 :]
+                newline = b"\r\n" if b"\r\n" in lead else b"\n"
+                unit = child.removeprefix(margin) if child.startswith(margin) else b"  "
             break
     else:
         if b"\n" in text.strip(b" \t\r\n"):
@@ -430,13 +431,6 @@ def _lead(text: bytes, span: Span) -> bytes | None:
         return None
     first = _skip(text, span.begin + 1)
     return text[span.begin + 1 : first] if first < span.end - 1 else None
-
-
-def _measured(text: bytes, span: Span, lead: bytes) -> tuple[bytes, bytes]:
-    """The newline and the indent of a container whose children stand on lines of their own."""
-    margin, child = _margin(text, span.begin), lead[lead.rfind(b"\n") + 1 :]
-    unit = child.removeprefix(margin) if child.startswith(margin) else b"  "
-    return (b"\r\n" if b"\r\n" in lead else b"\n"), unit
 
 
 def _margin(text: bytes, at: int) -> bytes:

@@ -150,7 +150,7 @@ def test_any_changed_byte_of_a_proven_target_is_found(
 
 @pytest.mark.slow
 @given(data=st.data())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_any_changed_byte_of_a_proven_target_is_found_at_full_depth(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
