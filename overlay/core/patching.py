@@ -21,7 +21,8 @@ from typing import Final, NamedTuple, TypeAlias, assert_never
 
 from overlay.errors import Conflict, InvalidInput
 from overlay.formats import json_text, strict_json
-from overlay.formats.json_text import JsonText, NoSuchPlace
+from overlay.formats.json_spans import NoSuchPlace
+from overlay.formats.json_text import JsonText
 from overlay.formats.manifest import FileChange, PatchOperation
 from overlay.formats.strict_json import JsonProblem, JsonValue
 

@@ -19,15 +19,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from overlay.formats import strict_json
+from overlay.formats.json_spans import STRING, skip_blank, value_end
 from overlay.formats.names import explain_shard_name
 
 MAX_INDEX_BYTES: Final = 512 * 1024 * 1024
 """Refused before reading; the largest real index is about 25 MB."""
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _MEMBER = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:\s*)("[^"\\]*(?:\\.[^"\\]*)*")(\s*,?\s*)', re.DOTALL)
-_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
-_SCALAR = re.compile(rb"[^\s,}\]]+")
 _BLANK = b" \t\r\n"
 
 
@@ -119,7 +117,7 @@ def rewrite(index: Index, edit: IndexEdit) -> bytes:
             raise KeyError(name)
     changed = {name: shard for name, shard in edit.remap.items() if index.weight_map[name] != shard}
     raw = index.raw
-    members = dict(_members(raw, _skip_blank(raw, 0), flat="weight_map"))
+    members = dict(_members(raw, skip_blank(raw, 0), flat="weight_map"))
     splices = [_splice_weight_map(raw, members["weight_map"], index.weight_map, replace(edit, remap=changed))]
     splices += _splice_metadata(raw, members.get("metadata"), index.metadata, edit.metadata)
     return _apply(raw, sorted(splices))
@@ -170,35 +168,17 @@ def _check_shards(weight_map: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _members(raw: bytes, start: int, flat: str | None = None) -> Iterator[tuple[str, Span]]:
     """The members of the object that begins at `start`: key and span of the value; `flat` holds strings only."""
-    at = _skip_blank(raw, start + 1)
+    at = skip_blank(raw, start + 1)
     while raw[at : at + 1] == b'"':
-        match = _STRING.match(raw, at)
+        match = STRING.match(raw, at)
         assert match is not None  # the text was parsed before
         key = json.loads(match[0])
-        begin = _skip_blank(raw, raw.index(b":", match.end()) + 1)
-        end = _flat_end(raw, begin) if key == flat else _value_end(raw, begin)
+        begin = skip_blank(raw, raw.index(b":", match.end()) + 1)
+        end = _flat_end(raw, begin) if key == flat else value_end(raw, begin)
         yield key, (begin, end)
-        at = _skip_blank(raw, end)
+        at = skip_blank(raw, end)
         if raw[at : at + 1] == b",":
-            at = _skip_blank(raw, at + 1)
-
-
-def _value_end(raw: bytes, at: int) -> int:
-    """Where the value that begins at `at` ends."""
-    if raw[at : at + 1] == b'"':
-        pattern: re.Pattern[bytes] = _STRING
-    elif raw[at : at + 1] in (b"{", b"["):
-        depth = 0
-        for match in _BRACKET.finditer(raw, at):
-            depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(match[0], 0)
-            if not depth:
-                return match.end()
-        raise AssertionError("unbalanced brackets in text that was parsed before")
-    else:
-        pattern = _SCALAR
-    found = pattern.match(raw, at)
-    assert found is not None  # the text was parsed before
-    return found.end()
+            at = skip_blank(raw, at + 1)
 
 
 def _flat_end(raw: bytes, at: int) -> int:
@@ -215,7 +195,7 @@ def _flat_end(raw: bytes, at: int) -> int:
     while (close := raw.find(b"}", close + 1)) >= 0:
         quotes += raw.count(b'"', counted, close)
         if raw.find(b"\\", counted, close) >= 0:
-            return _value_end(raw, at)
+            return value_end(raw, at)
         counted = close
         if quotes % 2 == 0:
             return close + 1
@@ -238,7 +218,7 @@ def _filtered(raw: bytes, span: Span, edit: IndexEdit) -> bytes:
     What lies between two members goes with the one before it, so that a member taken off the end leaves no trace.
     """
     begin, end = span
-    first = _skip_blank(raw, begin + 1)
+    first = skip_blank(raw, begin + 1)
     quoted = _quoter(raw)
     pieces, gap = [raw[begin:first]], b""
     for match in _MEMBER.finditer(raw, first, end - 1):
@@ -310,7 +290,7 @@ def _append_metadata(raw: bytes, span: Span, spans: Mapping[str, Span], new: Map
     if not spans:
         body = b", ".join(quoted(key) + b": " + str(value).encode() for key, value in new.items())
         return span[0] + 1, span[1] - 1, body
-    first = _skip_blank(raw, span[0] + 1)
+    first = skip_blank(raw, span[0] + 1)
     lead = raw[span[0] + 1 : first]
     last = max(end for _, end in spans.values())
     text = b"".join(b"," + lead + quoted(key) + b": " + str(value).encode() for key, value in new.items())
@@ -319,8 +299,8 @@ def _append_metadata(raw: bytes, span: Span, spans: Mapping[str, Span], new: Map
 
 def _whole_metadata(raw: bytes, span: Span | None, wanted: Mapping[str, int]) -> Splice:
     """A ``metadata`` object where there was none (or null)."""
-    start = _skip_blank(raw, 0)
-    first = _skip_blank(raw, start + 1)
+    start = skip_blank(raw, 0)
+    first = skip_blank(raw, start + 1)
     lead = raw[start + 1 : first]
     inner = lead + lead.lstrip(b"\r\n") if b"\n" in lead else b""
     quoted = _quoter(raw)
@@ -337,12 +317,6 @@ def _apply(raw: bytes, splices: list[Splice]) -> bytes:
         pieces += [raw[at:begin], text]
         at = end
     return b"".join([*pieces, raw[at:]])
-
-
-def _skip_blank(raw: bytes, at: int) -> int:
-    while raw[at : at + 1] and raw[at] in _BLANK:
-        at += 1
-    return at
 
 
 def _quoter(raw: bytes) -> Callable[[str], bytes]:

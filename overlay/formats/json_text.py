@@ -23,61 +23,36 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from itertools import islice
-from typing import Final, NamedTuple, NewType, TypeAlias
+from typing import NamedTuple, NewType, TypeAlias
 
 from overlay.formats import strict_json
+from overlay.formats.json_spans import (
+    BRACKET,
+    DEEPER,
+    STRING,
+    Child,
+    NoSuchPlace,
+    Span,
+    Tokens,
+    array_index,
+    checked_index,
+    children_of,
+    container_at,
+    skip_blank,
+    walk,
+)
 from overlay.formats.strict_json import MAX_DEPTH, JsonProblem, JsonValue
 
 JsonText = NewType("JsonText", bytes)
 """Bytes that `read` accepted, or an edit or excerpt of such bytes."""
 
-Tokens: TypeAlias = tuple[str, ...]
 NewValue: TypeAlias = JsonValue | JsonText
 """A value to be written in the style of its surroundings, or an excerpt, whose spelling is kept."""
 
-MAX_NAMES: Final = 2000
-"""Member names that an error offers for comparison; a vocabulary has more, and is no help."""
-
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BRACKET = re.compile(_STRING.pattern + rb"|[{}\[\]]", re.DOTALL)
-_TOKEN = re.compile(_STRING.pattern + rb'|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
-_SEPARATOR = re.compile(_STRING.pattern + rb"(?P<colon>\s*:\s*)?|(?P<comma>,\s*)", re.DOTALL)
-_SCALAR = re.compile(rb"[^\s,}\]]+")
-_BLANK = re.compile(rb"[ \t\r\n]*")
+_TOKEN = re.compile(STRING.pattern + rb'|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+_SEPARATOR = re.compile(STRING.pattern + rb"(?P<colon>\s*:\s*)?|(?P<comma>,\s*)", re.DOTALL)
 _MARGIN = re.compile(rb"[ \t]*")
-_INDEX = re.compile(r"0|[1-9][0-9]*")
-_KINDS = {b"{": "an object", b"[": "an array", b"{[": "an object or array"}
-_DEEPER = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
-
-
-class NoSuchPlace(LookupError):
-    """Nothing is at the place asked for: `within` leads to what is there, and `names` are the members it has."""
-
-    def __init__(self, expected: str, found: str, within: Tokens, names: tuple[str, ...] = ()) -> None:
-        self.expected = expected
-        self.found = found
-        self.within = within
-        self.names = names
-        super().__init__(f"expected {expected}, found {found}")
-
-
-class Span(NamedTuple):
-    """The value that begins at `begin` and ends before `end`."""
-
-    begin: int
-    end: int
-
-
-class Child(NamedTuple):
-    """A member of an object or an item of an array."""
-
-    name: str | None
-    """The member's name, unescaped; None for an item."""
-    begin: int
-    """Where the member begins, its name included."""
-    value: Span
 
 
 class Style(NamedTuple):
@@ -108,7 +83,7 @@ def value_at(text: JsonText, tokens: Tokens) -> JsonValue:
     Raises:
         NoSuchPlace: nothing is there.
     """
-    span = _walk(text, tokens)[-1]
+    span = walk(text, tokens)[-1]
     return strict_json.decode(text[span.begin : span.end])
 
 
@@ -118,7 +93,7 @@ def excerpt(text: JsonText, tokens: Tokens) -> JsonText:
     Raises:
         NoSuchPlace: nothing is there.
     """
-    span = _walk(text, tokens)[-1]
+    span = walk(text, tokens)[-1]
     margin = _margin(text, span.begin)
     return JsonText(text[span.begin : span.end].replace(b"\n" + margin, b"\n"))
 
@@ -130,7 +105,7 @@ def replace(text: JsonText, tokens: Tokens, value: NewValue) -> JsonText:
         NoSuchPlace: nothing is there.
         JsonProblem: JSON cannot hold `value`, or the result would be nested too deep.
     """
-    chain = _walk(text, tokens)
+    chain = walk(text, tokens)
     old = chain[-1]
     spelled = _spelled(text, value, len(tokens))
     if _equal(text[old.begin : old.end], spelled):
@@ -151,10 +126,10 @@ def add(text: JsonText, tokens: Tokens, value: NewValue) -> JsonText:
     if not tokens:
         return replace(text, tokens, value)
     within, last = tokens[:-1], tokens[-1]
-    chain, children = _container(text, within, b"{[")
+    chain, children = container_at(text, within, b"{[")
     if text[chain[-1].begin] == ord("["):
-        index = len(children) if last == "-" else _index(last, within)
-        return _insert(text, chain, children, _checked(index, children, within), b"", value)
+        index = len(children) if last == "-" else array_index(last, within)
+        return _insert(text, chain, children, checked_index(index, children, within), b"", value)
     if any(child.name == last for child in children):
         return replace(text, tokens, value)
     return _insert(text, chain, children, len(children), _spelled(text, last, 0), value)
@@ -168,7 +143,7 @@ def insert_member(text: JsonText, tokens: Tokens, name: str, value: NewValue) ->
         NoSuchPlace: there is no object.
         JsonProblem: as `replace`.
     """
-    chain, children = _container(text, tokens, b"{")
+    chain, children = container_at(text, tokens, b"{")
     if any(child.name == name for child in children):
         raise KeyError(name)
     return _insert(text, chain, children, len(children), _spelled(text, name, 0), value)
@@ -181,9 +156,9 @@ def insert_item(text: JsonText, tokens: Tokens, index: int | None, value: NewVal
         NoSuchPlace: there is no array, or `index` is past its end.
         JsonProblem: as `replace`.
     """
-    chain, children = _container(text, tokens, b"[")
+    chain, children = container_at(text, tokens, b"[")
     index = len(children) if index is None else index
-    return _insert(text, chain, children, _checked(index, children, tokens), b"", value)
+    return _insert(text, chain, children, checked_index(index, children, tokens), b"", value)
 
 
 def remove(text: JsonText, tokens: Tokens) -> JsonText:
@@ -194,9 +169,9 @@ def remove(text: JsonText, tokens: Tokens) -> JsonText:
     """
     if not tokens:
         raise NoSuchPlace("a member or an item", "the whole document", ())
-    chain = _walk(text, tokens)
+    chain = walk(text, tokens)
     container, span = chain[-2:]
-    children = list(_children(text, container))
+    children = list(children_of(text, container))
     at = next(number for number, child in enumerate(children) if child.value == span)
     if len(children) == 1:
         gone = Span(container.begin + 1, container.end - 1)
@@ -205,104 +180,6 @@ def remove(text: JsonText, tokens: Tokens) -> JsonText:
     else:
         gone = Span(children[at - 1].value.end, span.end)
     return _splice(text, gone, b"")
-
-
-# --- finding
-
-
-def _walk(text: bytes, tokens: Tokens) -> list[Span]:
-    """The spans from the document's value down to the one at `tokens`."""
-    begin = _skip(text, 0)
-    chain = [Span(begin, len(text.rstrip(b" \t\r\n")))]
-    for depth, token in enumerate(tokens):
-        chain.append(_step(text, chain[-1], token, tokens[:depth]))
-    return chain
-
-
-def _step(text: bytes, container: Span, token: str, within: Tokens) -> Span:
-    match text[container.begin : container.begin + 1]:
-        case b"{":
-            names: list[str] = []
-            for child in _children(text, container):
-                if child.name == token:
-                    return child.value
-                if len(names) < MAX_NAMES:
-                    names.append(str(child.name))
-            listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            raise NoSuchPlace(f"a member {token!r}", listed or "an empty object", within, tuple(names))
-        case b"[":
-            if token == "-":
-                raise NoSuchPlace("an item", "'-', the place after the last item", within)
-            index = _index(token, within)
-            length = 0
-            for length, child in enumerate(_children(text, container), 1):
-                if length > index:
-                    return child.value
-            found = f"index {token[:20]}" if length else "an empty array"
-            raise NoSuchPlace(f"an index below {length}" if length else f"an item {token[:20]}", found, within)
-        case _:
-            raise NoSuchPlace(_KINDS[b"{["], _glimpse(text, container), within)
-
-
-def _index(token: str, within: Tokens) -> int:
-    """An array index as RFC 6901 writes it: ASCII digits, no leading zero."""
-    if not _INDEX.fullmatch(token):
-        raise NoSuchPlace("an array index", repr(token), within)
-    return int(token[:18])  # cut, it is still past the end of every array
-
-
-def _checked(index: int, children: list[Child], within: Tokens) -> int:
-    if not 0 <= index <= len(children):
-        raise NoSuchPlace(f"an index of at most {len(children)}", str(index), within)
-    return index
-
-
-def _container(text: bytes, tokens: Tokens, openings: bytes) -> tuple[list[Span], list[Child]]:
-    """The spans down to the container at `tokens`, which begins with one of `openings`, and its children."""
-    chain = _walk(text, tokens)
-    if text[chain[-1].begin] not in openings:
-        raise NoSuchPlace(_KINDS[openings], _glimpse(text, chain[-1]), tokens)
-    return chain, list(_children(text, chain[-1]))
-
-
-def _children(text: bytes, container: Span) -> Iterator[Child]:
-    named = text[container.begin] == ord("{")
-    at = _skip(text, container.begin + 1)
-    while at < container.end - 1:
-        name, begin = None, at
-        if named:
-            match = _STRING.match(text, at)
-            assert match is not None  # the text was judged by `read`
-            name = str(json.loads(match[0])) if b"\\" in match[0] else match[0][1:-1].decode()
-            at = _skip(text, _skip(text, match.end()) + 1)
-        value = Span(at, _value_end(text, at))
-        yield Child(name, begin, value)
-        at = _skip(text, value.end)
-        if text[at] == ord(","):
-            at = _skip(text, at + 1)
-
-
-def _value_end(text: bytes, at: int) -> int:
-    if text[at] in b"{[":
-        depth = 0
-        for match in _BRACKET.finditer(text, at):
-            depth += _DEEPER.get(match[0], 0)
-            if not depth:
-                return match.end()
-    found = (_STRING if text[at] == ord('"') else _SCALAR).match(text, at)
-    assert found is not None  # the text was judged by `read`
-    return found.end()
-
-
-def _skip(text: bytes, at: int) -> int:
-    match = _BLANK.match(text, at)
-    assert match is not None  # it matches nothing at all, too
-    return match.end()
-
-
-def _glimpse(text: bytes, span: Span) -> str:
-    found = text[span.begin : span.end].decode()
-    return found if len(found) <= 60 else found[:57] + "…"
 
 
 # --- writing
@@ -361,8 +238,8 @@ def _spelled(text: bytes, value: NewValue, depth: int) -> bytes:
         except ValueError:  # not a number, infinite, half a surrogate pair
             raise JsonProblem(f"expected a value that JSON can hold, found {value!r:.60}") from None
     if spelled[:1] in (b"{", b"["):
-        for match in _BRACKET.finditer(spelled):
-            depth += _DEEPER.get(match[0], 0)
+        for match in BRACKET.finditer(spelled):
+            depth += DEEPER.get(match[0], 0)
             if depth > MAX_DEPTH:
                 raise JsonProblem(f"expected at most {MAX_DEPTH} nested levels, found more")
     return spelled
@@ -429,7 +306,7 @@ def _lead(text: bytes, span: Span) -> bytes | None:
     """What stands before the first child; None for an empty container, and for a scalar."""
     if text[span.begin] not in b"{[":
         return None
-    first = _skip(text, span.begin + 1)
+    first = skip_blank(text, span.begin + 1)
     return text[span.begin + 1 : first] if first < span.end - 1 else None
 
 

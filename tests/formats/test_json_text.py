@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overlay.formats.json_spans import NoSuchPlace
 from overlay.formats.json_text import (
     JsonText,
-    NoSuchPlace,
     add,
     excerpt,
     insert_item,
