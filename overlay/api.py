@@ -15,6 +15,7 @@ from overlay.core.checking import check
 from overlay.core.deriving import render_manifest
 from overlay.core.describing import Description, describe
 from overlay.core.findings import Finding
+from overlay.core.generations import Generation
 from overlay.core.pinning import compare
 from overlay.core.planning import Plan
 from overlay.core.progress import Reporter, Silent
@@ -23,6 +24,7 @@ from overlay.formats.lock import Lock, LockLevel, render_lock
 from overlay.formats.manifest import Manifest, manifest_schema
 from overlay.formats.model_config import parse_model_config
 from overlay.running.applying import Applied, Pins, apply_plan
+from overlay.running.examining import Status, assess, require_ours
 from overlay.running.extracting import Extracted, extract
 from overlay.running.locking import pin, refuse, write_document
 from overlay.running.opening import (
@@ -38,22 +40,27 @@ from overlay.running.opening import (
 )
 from overlay.running.preparing import Request, decide, open_request
 from overlay.running.proving import Level
+from overlay.running.undoing import Undone, undo_target
 from overlay.running.verifying import Verdict, verify_directory, verify_manifest
+from overlay.storage.generations import read_generations
 from overlay.storage.linking import LinkMode
 from overlay.storage.local import read_file
-from overlay.storage.targets import absolute
+from overlay.storage.targets import absolute, find_target
 
 __all__ = [
     "Locked",
     "Places",
     "Request",
     "apply",
+    "history",
     "init",
     "init_derived",
     "inspect",
     "lock",
     "plan",
     "schema",
+    "status",
+    "undo",
     "verify",
 ]
 
@@ -134,6 +141,23 @@ def apply(
     made = decide(opened, opened.compose(), where, link, report, content=content, saved=saved_plan)
     pins = Pins(manifest_sha256=opened.stack_sha256, lock=opened.lock, lock_sha256=opened.lock_sha256)
     return apply_plan(made.plan, made.target, made.proofs, pins, report)
+
+
+def undo(target: str, *, to: int | None = None, force: bool = False, reporter: Reporter | None = None) -> Undone:
+    """Bring back the generation before the current one, or generation `to`; what is current now is kept."""
+    return undo_target(find_target(target), to, force, reporter or Silent())
+
+
+def history(target: str) -> list[Generation]:
+    """The generations of `target` that there are, by number; one of them is current, unless the target is gone."""
+    known = read_generations(find_target(target))
+    require_ours(find_target(target), known)
+    return known
+
+
+def status(target: str, *, reporter: Reporter | None = None) -> Status:
+    """How `target` stands: clean, modified, dangling, or left behind by its base."""
+    return assess(find_target(target), reporter or Silent())
 
 
 def verify(

@@ -74,6 +74,17 @@ CODES: Final[dict[str, Meaning]] = {
     ),
     "LCK005": Meaning(_E, "unreadable", "check the disk and the permissions"),
     "LCK006": Meaning(_E, "the receipt is not valid", "apply again"),
+    "LCK007": Meaning(
+        _E, "the real file under a link changed since it was placed", "apply again, or fetch what was pinned again"
+    ),
+    "LCK008": Meaning(
+        _W,
+        "a file changed since the target's own copy was made of it",
+        "apply again to follow it; the target still holds what was placed",
+    ),
+    "LCK009": Meaning(
+        _E, "the target is gone and its generations are kept", "overlay undo brings the newest of them back"
+    ),
 }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
+from typing import Final
 
 from overlay.core.checkpoint import Fingerprint
 from overlay.core.findings import Finding, about
@@ -20,6 +21,24 @@ class TargetState(Enum):
     EMPTY = "empty"
     OURS = "assembled by overlay"
     FOREIGN = "not made by overlay"
+
+
+class Standing(StrEnum):
+    """How a target stands against its receipt; several of the bad ones may hold at once."""
+
+    CLEAN = "clean"
+    MODIFIED = "modified"
+    DANGLING = "dangling"
+    BASE_MOVED = "base moved"
+    ABSENT = "absent"
+
+
+_STANDINGS: Final = {
+    **dict.fromkeys(("LCK005", "LNK002", "LNK003"), Standing.DANGLING),
+    **dict.fromkeys(("LCK007", "LCK008", "LNK001"), Standing.BASE_MOVED),
+    "LCK009": Standing.ABSENT,
+}
+"""What a finding says of a target; every other one says that it was modified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,12 @@ def check_target(seen: TargetSeen) -> list[Finding]:
     for name in sorted(seen.entries.keys() - seen.receipt.files.keys()):
         findings.append(about("LCK003", name, "expected only files of the receipt, found one more"))
     return sorted(findings)
+
+
+def standings(findings: Iterable[Finding]) -> tuple[Standing, ...]:
+    """What `findings` come to, in the order of `Standing`."""
+    held = {_STANDINGS.get(finding.code, Standing.MODIFIED) for finding in findings}
+    return tuple(standing for standing in Standing if standing in held) or (Standing.CLEAN,)
 
 
 def private_files(receipt: Receipt) -> dict[str, str]:

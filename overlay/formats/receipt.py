@@ -6,9 +6,9 @@ those that the target's links hold anyway.  Facts of this machine (inodes, time 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from overlay.formats import strict_json
 from overlay.formats.lock import LockProblems, Sha256, Size
@@ -20,6 +20,7 @@ RECEIPT_NAME: Final = f"{STATE_FOLDER}/receipt.json"
 How = Literal["reflink", "symlink", "hardlink", "copy", "write", "build", "trim"]
 Origin = Literal["base", "graft", "sidecar", "index"]
 Proof = Literal["proven", "unproven"]
+Number = Annotated[int, Field(ge=1)]
 
 
 class PlacedFile(Document):
@@ -49,6 +50,8 @@ class Receipt(Document):
     """Of the lock's text; None when nothing was pinned."""
     state: Sha256
     """Digest of the plan that was carried out; an equal one has nothing left to do."""
+    generation: Number = 1
+    """Counts the trees that a target has been, from 1; a repair keeps the number of the tree that it repairs."""
     tensors: Size
     total_size: Size
     files: dict[str, PlacedFile]

@@ -30,7 +30,7 @@ def plan_lines(plan: Plan, free: int) -> Iterator[str]:
         return
     for reason in plan.reasons:
         yield f"  because {reason}"
-    yield from _table([(a.do, a.name, in_bytes(a.size), _origin_of(a)) for a in plan.actions])
+    yield from table([(a.do, a.name, in_bytes(a.size), _origin_of(a)) for a in plan.actions])
     for note in plan.notes:
         yield f"  note: {note}"
     yield (
@@ -64,6 +64,8 @@ def applied_lines(applied: Applied, target: str, source: str) -> Iterator[str]:
             how.setdefault(placed.how, []).append(placed.size)
         parts = ", ".join(f"{len(sizes)} {_PAST[word]} ({in_bytes(sum(sizes))})" for word, sizes in how.items())
         yield f"{target}: {receipt.tensors} tensors, total_size {receipt.total_size}; {parts}"
+        if receipt.generation > 1:
+            yield f"generation {receipt.generation}; overlay history {target} lists those that are kept"
     if receipt.lock_sha256 is None:
         yield f"nothing is pinned: {_how_to_pin(source)}"
     if applied.unproven:
@@ -124,9 +126,9 @@ def description_lines(description: Description, shards: bool) -> Iterator[str]:
     rows.append(("layers", layer_ranges(description.layers) or "none"))
     rows += [("dtype", f"{name}: {n} tensors, {in_bytes(size)}") for name, (n, size) in description.dtypes.items()]
     rows.append(("shards", str(len(description.shards))))
-    yield from _table(rows)
+    yield from table(rows)
     if shards:
-        yield from _table([(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards])
+        yield from table([(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards])
 
 
 _PAST = {
@@ -144,7 +146,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns as wide as their widest cell; the last one is left ragged."""
     if not rows:
         return

@@ -6,10 +6,12 @@ Everything is staged beside the target, checked there, and put in place by one r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlay.core.checkpoint import FileSeen
+from overlay.core.generations import Generation, next_number
 from overlay.core.parts import BuiltShard, CopiedFile, LinkedShard, PatchedFile, TrimmedShard
 from overlay.core.planning import Action, Plan, recipe_digest
 from overlay.core.progress import Advance, Reporter
@@ -21,12 +23,14 @@ from overlay.formats.lock import Lock
 from overlay.formats.receipt import RECEIPT_NAME, Origin, PlacedFile, Proof, Receipt, render_receipt
 from overlay.running.proving import Proofs
 from overlay.storage.files import hint_for_errno
+from overlay.storage.generations import read_generations
 from overlay.storage.hashing import hash_file
 from overlay.storage.linking import LinkMode, flush, place
 from overlay.storage.local import file_at, read_file, read_header
 from overlay.storage.proofs import Memory, ProofStore, settle
 from overlay.storage.shard_writer import WrittenShard, write_shard, write_trimmed
 from overlay.storage.staging import Stage, remove_abandoned, staged
+from overlay.storage.targets import look_at_target
 
 _AGAIN = "run the command again"
 
@@ -69,8 +73,10 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
         remove_abandoned(plan.target)
         return Applied(target.receipt, changed=False)
     _require_space(plan)
-    work = _Work(plan, target, proofs, pins, ProofStore())
     with staged(plan.target) as stage:
+        _require_unmoved(target)
+        known = read_generations(plan.target)
+        work = _Work(plan, known, proofs, pins, ProofStore())
         with reporter.task("assembling", plan.bytes_to_write) as advance:
             files = {action.name: work.carry_out(action, stage, advance) for action in plan.actions}
         receipt = Receipt(
@@ -78,6 +84,7 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
             manifest_sha256=pins.manifest_sha256,
             lock_sha256=pins.lock_sha256,
             state=plan.state,
+            generation=_number(plan, target, known),
             tensors=plan.tensors,
             total_size=plan.total_size,
             files=files,
@@ -92,9 +99,9 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
 class _Work:
     """The actions of one plan, each returning what it did."""
 
-    def __init__(self, plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, store: ProofStore) -> None:
+    def __init__(self, plan: Plan, known: Sequence[Generation], proofs: Proofs, pins: Pins, store: ProofStore) -> None:
         self._plan = plan
-        self._target = target
+        self._known = sorted(known, key=lambda generation: (not generation.current, -generation.number))
         self._proofs = proofs
         self._pins = pins
         self._store = store
@@ -168,8 +175,9 @@ class _Work:
     def _trim(self, part: TrimmedShard, stage: Stage, advance: Advance) -> PlacedFile:
         """Copy what stays of a shard inside the kernel; its bytes are not read, so that only a lock knows their digest."""
         recipe = recipe_digest(part)
-        if self._store.recipe_of(self._target_file(part.name)) == recipe:
-            os.link(os.path.join(self._target.path, part.name), stage.path_of(part.name), follow_symlinks=False)
+        same = next((file for file, _ in self._made_before(recipe) if self._store.recipe_of(file) == recipe), None)
+        if same is not None:
+            self._share(same, stage.path_of(part.name))
             advance(part.size)
         else:
             path = stage.path_of(part.name)
@@ -187,25 +195,30 @@ class _Work:
             proof="unproven",
         )
 
-    def _target_file(self, name: str) -> FileSeen | None:
-        """A regular file that the target holds now."""
-        entry = self._target.entries.get(name)
-        if entry is None or not entry.is_file:
-            return None
-        return file_at(os.path.join(self._target.path, name), name)
-
     def _reuse(self, name: str, recipe: str, stage: Stage) -> Digests | None:
-        """Take over a shard that the target holds, if it was built from the same and was not touched since."""
-        placed = self._target.receipt.files.get(name) if self._target.receipt else None
-        entry = self._target.entries.get(name)
-        if placed is None or placed.recipe != recipe or entry is None or not entry.is_file:
-            return None
-        file = file_at(os.path.join(self._target.path, name), name)
-        memory, digests = self._store.recall(file)
-        if memory is not Memory.KNOWN or digests is None or digests.sha256 != placed.sha256:
-            return None
-        os.link(file.location, stage.path_of(name), follow_symlinks=False)
-        return digests
+        """Take over a shard that was built from the same, by the target or by a kept generation, and not touched since."""
+        for file, placed in self._made_before(recipe):
+            memory, digests = self._store.recall(file)
+            if memory is Memory.KNOWN and digests is not None and digests.sha256 == placed.sha256:
+                self._share(file, stage.path_of(name))
+                return digests
+        return None
+
+    def _made_before(self, recipe: str) -> Iterator[tuple[FileSeen, PlacedFile]]:
+        """Shards of the target and of its kept generations that were made from the same."""
+        for generation in self._known:
+            for name, placed in generation.receipt.files.items():
+                path = os.path.join(generation.path, name)
+                if placed.recipe == recipe and _is_file(path):
+                    yield file_at(path, name), placed
+
+    def _share(self, file: FileSeen, destination: str) -> None:
+        """Give a shard a second name in the stage: generations share its inode then, and a write would reach them all.
+
+        That moves the inode's ctime, so that what is known of it has to be remembered anew.
+        """
+        os.link(file.location, destination, follow_symlinks=False)
+        self._store.remember_again(file, file_at(file.location, file.name))
 
     def _copy(self, part: CopiedFile, stage: Stage, advance: Advance) -> PlacedFile:
         file = part.sidecar.file
@@ -262,6 +275,34 @@ def _wrong_tensors(pinned: Mapping[str, object], written: Mapping[str, str]) -> 
         for name, found in written.items()
         if expected.get(name) and expected[name] != found
     ]
+
+
+def _number(plan: Plan, target: TargetSeen, known: Sequence[Generation]) -> int:
+    """The new tree's number.  A tree that only repairs the one it replaces is the same generation, and takes its number."""
+    if target.receipt is not None and target.receipt.state == plan.state:
+        return target.receipt.generation
+    return next_number(known)
+
+
+def _require_unmoved(target: TargetSeen) -> None:
+    """Hold the target, now that it is locked, against what was planned with.
+
+    Raises:
+        Conflict: another run was here in between.
+    """
+    now = look_at_target(target.path)
+    if (now.state, now.receipt, now.receipt_problem) != (target.state, target.receipt, target.receipt_problem):
+        raise Conflict(
+            "expected the target that was planned with, found one that changed since", subject=target.path, hint=_AGAIN
+        )
+
+
+def _is_file(path: str) -> bool:
+    """Whether there is a regular file at `path`, and no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _require_space(plan: Plan) -> None:

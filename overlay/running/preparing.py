@@ -18,6 +18,7 @@ from overlay.running.opening import Opened, Places, lock_path, open_manifest, op
 from overlay.running.proving import Proofs
 from overlay.running.verifying import check_receipt, check_touched
 from overlay.storage.files import read_document
+from overlay.storage.generations import history_folder
 from overlay.storage.linking import LinkMode
 from overlay.storage.targets import look_at_target
 
@@ -142,10 +143,10 @@ def _manifest_in(folder: str) -> str | None:
 
 
 def _require_apart(target: str, roots: list[str]) -> None:
-    """A target inside a base, or around one, would write into it or lose it."""
-    real = os.path.realpath(target)
+    """A target inside a base, or around one, would write into it or lose it; so would a history around one."""
+    real, kept = os.path.realpath(target), history_folder(target)
     for root in roots:
-        if os.path.commonpath([real, root]) in (real, root):
+        if os.path.commonpath([real, root]) in (real, root) or os.path.commonpath([kept, root]) == kept:
             raise Conflict(
                 f"expected a folder apart from {root}, found one that lies in it or around it",
                 subject=target,

@@ -97,6 +97,18 @@ def read_header(file: FileSeen) -> Header:
     return header_format.parse_header(prefix + text, size)
 
 
+def digest_header(file: FileSeen) -> str:
+    """Digest of a shard's first 8 + N bytes, valid or not: enough to see that a header is no longer the one it was.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_regular(file.location) as descriptor:
+        prefix = read_exactly(descriptor, header_format.LENGTH_BYTES, 0)
+        length = min(int.from_bytes(prefix, "little"), header_format.MAX_HEADER_BYTES)
+        return sha256_of(prefix + read_exactly(descriptor, length, len(prefix)))
+
+
 def read_file(file: FileSeen, limit: int = MAX_SIDECAR_BYTES) -> bytes:
     """The bytes of a small file that was seen.
 

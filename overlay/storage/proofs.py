@@ -85,6 +85,18 @@ class ProofStore:
         finally:
             os.close(descriptor)
 
+    def remember_again(self, before: FileSeen, now: FileSeen) -> None:
+        """Let what is remembered of `before` hold for `now`: the same bytes under another path, or after a link was made.
+
+        Does nothing if more than path and ctime differ, or if nothing is remembered.
+        """
+        known = self._by_fingerprint.get(before.fingerprint)
+        if known is None or now.fingerprint[:-1] != before.fingerprint[:-1]:
+            return
+        if self._by_path.get(now.location) != _Entry(now.fingerprint, known):
+            settle(now)
+            self.remember(now, known)
+
     def remember_recipe(self, file: FileSeen, recipe: str) -> None:
         """Remember what `file` was made from, where making it did not read its bytes."""
         self.remember(file, Digests(file.size, f"{_RECIPE}{recipe}", ""))

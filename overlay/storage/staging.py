@@ -4,11 +4,13 @@ The protocol, and why it is enough (`docs/guarantees.md`): assume only that fsyn
 of a folder makes its entries durable, and that one rename is atomic.
 
 1. Take the target's lock.  It keeps two runs apart; correctness does not rest on it.
-2. Remove stages that an interrupted run left.  A stage is garbage by its name alone; there is no journal.
+2. Clear away what an interrupted run left.  There is no journal: a stage is garbage, unless its receipt shows it to be
+   a generation that was replaced already (`storage.generations.put_away`).
 3. Fill a new stage.  Whoever writes a file fsyncs it.
 4. fsync every folder of the stage, then the parent.
 5. ``renameat2``: NOREPLACE where there is no target, EXCHANGE where there is one.  This is the commit point.
-6. fsync the parent; then delete the old tree, which now bears the stage's name.
+6. fsync the parent; then put away the old tree, which now bears the stage's name: an older generation moves into the
+   history, anything else is deleted.
 
 A process that dies before 5 leaves the old target, after 5 the new one; a power cut likewise, because everything the
 new tree consists of is durable before 5.
@@ -16,12 +18,9 @@ new tree consists of is durable before 5.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import fcntl
 import os
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -30,12 +29,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.errors import Conflict, EnvironmentFault
-from overlay.storage.files import hint_for_errno
+from overlay.storage.folders import exchange, fsync_folder, move, refused
+from overlay.storage.generations import is_tidy, put_away, tidy
 from overlay.storage.shard_writer import write_all
 
-_AT_FDCWD: Final = -100
-_NOREPLACE: Final = 1
-_EXCHANGE: Final = 2
 _ABANDONED_AFTER_S: Final = 24 * 3600
 
 
@@ -77,11 +74,11 @@ class Stage:
         os.chmod(self.path, _mode_for(self.target))
         fsync_folder(self.path)
         fsync_folder(parent)
-        exists = os.path.lexists(self.target)
-        _rename(self.path, self.target, _EXCHANGE if exists else _NOREPLACE)  # the commit point
+        commit = exchange if os.path.lexists(self.target) else move
+        commit(self.path, self.target)  # the commit point
         fsync_folder(parent)
-        if exists:
-            shutil.rmtree(self.path, ignore_errors=True)  # the next run removes what could not be deleted
+        with suppress(OSError, Conflict):  # the new tree is in place; the next run puts the old one away
+            put_away(self.path, self.target)
 
 
 @contextmanager
@@ -92,54 +89,60 @@ def staged(target: str) -> Iterator[Stage]:
         Conflict: another run is assembling this target.
         EnvironmentFault: the parent folder cannot be written.
     """
-    with _locked(target):
+    with locked(target):
         path = f"{_stage_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            _delete_abandoned(target)
+            recover(target)
             _make_folder(path)
             yield Stage(path, target)
         except OSError as error:
-            raise _refused(error, getattr(error, "filename", None) or target) from None
+            raise refused(error, getattr(error, "filename", None) or target) from None
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError, Conflict):
+                put_away(path, target)  # not simply deleted: after the commit it is the old tree that bears this name
 
 
 def remove_abandoned(target: str) -> None:
-    """Delete what an interrupted run left beside `target`, when there is nothing else to do.
+    """Clear away what an interrupted run left beside `target`, when there is nothing else to do."""
+    with suppress(OSError, Conflict, EnvironmentFault):  # another run is at work here, or the folder is read-only
+        if _abandoned(target) or not is_tidy(target):
+            with locked(target):
+                recover(target)
+
+
+def recover(target: str) -> None:
+    """Put away what dead runs left beside `target`; the caller holds its lock.
 
     A run that was killed right after its commit leaves the old tree, which bears the name of a stage then.
     """
-    with suppress(OSError, Conflict, EnvironmentFault):  # another run is at work here, or the folder is read-only
-        if _abandoned(target):
-            with _locked(target):
-                _delete_abandoned(target)
-
-
-def fsync_folder(path: str) -> None:
-    """Make the entries of a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for path in _abandoned(target):
+        with suppress(OSError, Conflict):  # whatever cannot be put away now is found again by the next run
+            put_away(path, target)
+    with suppress(OSError, Conflict):
+        tidy(target)
 
 
 def _make_folder(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
     except OSError as error:
-        raise _refused(error, os.path.dirname(path)) from None
+        raise refused(error, os.path.dirname(path)) from None
 
 
 @contextmanager
-def _locked(target: str) -> Iterator[None]:
-    """Hold the target's lock file.  It is never unlinked: removing a lock file is a race by itself."""
+def locked(target: str) -> Iterator[None]:
+    """Hold the target's lock file.  It is never unlinked: removing a lock file is a race by itself.
+
+    Raises:
+        Conflict: another run holds it.
+        EnvironmentFault: it cannot be made.
+    """
     parent, name = os.path.split(target)
     path = os.path.join(parent, f".{name}.overlay.lock")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise _refused(error, path) from None
+        raise refused(error, path) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,11 +175,6 @@ def _stage_prefix(target: str, host: str | None = None) -> str:
     return os.path.join(parent, f".{name}.overlay-stage-{socket.gethostname() + '-' if host is None else host}")
 
 
-def _delete_abandoned(target: str) -> None:
-    for path in _abandoned(target):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _abandoned(target: str) -> list[str]:
     """Stages of dead runs, once the caller holds the lock: ours by their names, another host's by age."""
     parent = os.path.dirname(target)
@@ -204,38 +202,3 @@ def _mode_for(target: str) -> int:
         mask = os.umask(0)
         os.umask(mask)
         return 0o777 & ~mask
-
-
-def _rename(source: str, target: str, flag: int) -> None:
-    """``renameat2``, which Python does not offer (glibc 2.28 does)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag) == 0:
-        return
-    number = ctypes.get_errno()
-    if number == errno.EEXIST:
-        problem = "expected no such folder, found one that was made meanwhile"
-        raise Conflict(problem, subject=target, hint="run the command again")
-    if number in (errno.EINVAL, errno.ENOSYS):
-        _rename_without_flags(source, target, flag)
-        return
-    raise OSError(number, os.strerror(number), target)
-
-
-def _rename_without_flags(source: str, target: str, flag: int) -> None:
-    """Some network file systems know only the plain rename: enough for a target that is absent or empty."""
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if flag == _EXCHANGE and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise EnvironmentFault(
-                "this file system cannot exchange two folders in one step",
-                subject=target,
-                hint="apply to a new folder, then point the server at it",
-            ) from None
-        raise
-
-
-def _refused(error: OSError, subject: str) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"the system says: {error.strerror or error}", subject=str(subject), hint=hint_for_errno(error.errno)
-    )

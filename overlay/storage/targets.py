@@ -30,6 +30,11 @@ def absolute(path: str) -> str:
     return os.path.join(os.path.realpath(parent), name)
 
 
+def find_target(path: str) -> str:
+    """The real path of a target that exists, or did: all links resolved, so that a link to a target means the target."""
+    return os.path.realpath(path)
+
+
 def look_at_target(path: str) -> TargetSeen:
     """What is at `path`, which `absolute` gave.
 
@@ -44,12 +49,13 @@ def look_at_target(path: str) -> TargetSeen:
     names = os.listdir(path)
     if not names:
         return TargetSeen(path, TargetState.EMPTY)
-    receipt, problem = _read_receipt(path)
+    receipt, problem = read_receipt(path)
     state = TargetState.OURS if receipt is not None or problem else TargetState.FOREIGN
     return TargetSeen(path, state, receipt, problem, _entries(path) if state is TargetState.OURS else {})
 
 
-def _read_receipt(path: str) -> tuple[Receipt | None, str]:
+def read_receipt(path: str) -> tuple[Receipt | None, str]:
+    """The receipt of the tree at `path`, or None and why it cannot be used; None and "" where there is none."""
     try:
         with open_regular(os.path.join(path, RECEIPT_NAME)) as descriptor:
             return parse_receipt(read_exactly(descriptor, MAX_RECEIPT_BYTES, 0)), ""

@@ -22,6 +22,7 @@ from overlay.storage.linking import LinkMode
 from tests.support.checkpoints import GRAFT_SHARD, contents_of, manifest_text, snapshot_of, write_graft
 from tests.support.faults import Change, Strike, died, failing, interrupting, killing, nothing, watched
 
+KEPT = ".serve.overlay-generations"
 Contents = dict[str, tuple[int, str, bytes]] | None
 
 _OLD_GRAFT = {"shard": GRAFT_SHARD, "from": "bf16", "tensors": ["model.layers.2.**"]}
@@ -59,11 +60,11 @@ class World:
         return [path for path in sorted(self.root.iterdir()) if path.name != "out"]
 
     def go_back(self) -> None:
-        """Make the target what it was at first."""
+        """Make the target what it was at first, and forget that it ever was anything else."""
+        shutil.rmtree(self.target, ignore_errors=True)
+        shutil.rmtree(self.target.parent / KEPT, ignore_errors=True)
         if self.existing:
             api.apply(api.Request(sources=(str(self.older),)), str(self.target), link=self.link)
-        else:
-            shutil.rmtree(self.target, ignore_errors=True)
 
     def go_on(self) -> None:
         """Make the target the new generation."""
@@ -77,8 +78,8 @@ class World:
         return contents_of(self.target) == self.new
 
     def left_over(self) -> set[str]:
-        """What lies beside the target, its lock file excepted."""
-        return set(os.listdir(self.target.parent)) - {"serve", ".serve.overlay.lock"}
+        """What lies beside the target, its lock file and its history excepted."""
+        return set(os.listdir(self.target.parent)) - {"serve", ".serve.overlay.lock", KEPT}
 
 
 @pytest.fixture(params=[(False, "auto"), (True, "hardlink"), (True, "copy")], ids=["absent", "hardlinked", "copied"])

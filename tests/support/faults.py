@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from overlay.storage import staging
+from overlay.storage import folders
 
 Strike = Callable[[int], None]
 """Called with the number of a change, counted from 1."""
@@ -93,7 +93,7 @@ def watched(before: Strike = nothing, after: Strike = nothing) -> Iterator[list[
         patch.setattr(os, "open", watch("create", os.open, _created_path))
         patch.setattr(os, "copy_file_range", watch("write", os.copy_file_range, lambda _, to, *rest: _path_behind(to)))
         patch.setattr(fcntl, "ioctl", watch("write", fcntl.ioctl, _path_behind))
-        patch.setattr(staging, "_rename", watch("commit", staging._rename, lambda source, target, flag: str(target)))
+        patch.setattr(folders, "_rename", watch("commit", folders._rename, lambda source, target, flag: str(target)))
         yield changes
 
 

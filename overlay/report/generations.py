@@ -1,0 +1,59 @@
+"""Generations as plain text: how a target stands, what it was, and what undoing did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from overlay.core.generations import Generation
+from overlay.report.text import finding_lines, in_bytes, table
+from overlay.running.examining import Status
+from overlay.running.undoing import Undone
+
+_PREFIX = 12
+"""Hex digits of a digest that people compare; JSON has them all."""
+
+
+def status_lines(status: Status) -> Iterator[str]:
+    """The state first, then why."""
+    words = ", ".join(status.states)
+    old = [str(number) for number in status.generations if number != status.generation]
+    kept = f"kept: {', '.join(old)}" if old else "none kept"
+    current = f"generation {status.generation}" if status.generation is not None else "no generation"
+    yield f"{words}: {status.target} ({current}; {kept})"
+    yield from finding_lines(status.findings)
+
+
+def history_lines(target: str, known: Sequence[Generation]) -> Iterator[str]:
+    """A line a generation, the newest last."""
+    yield target
+    yield from table([_row(generation) for generation in known])
+    if not any(generation.current for generation in known):
+        yield f"there is no target: overlay undo {target} brings the newest generation back"
+
+
+def undone_lines(undone: Undone) -> Iterator[str]:
+    """What came back, and what became of what was there."""
+    receipt = undone.generation.receipt
+    yield (
+        f"{undone.target}: generation {receipt.generation} is back ({receipt.name}, {receipt.tensors} tensors, "
+        f"total_size {receipt.total_size})"
+    )
+    if undone.replaced is not None:
+        yield f"generation {undone.replaced} is kept: overlay undo {undone.target} --to {undone.replaced}"
+    for name in undone.left:
+        yield f"note: {name}, which overlay did not place, stays in generation {undone.replaced}"
+    yield from finding_lines(undone.findings)
+
+
+def _row(generation: Generation) -> tuple[str, ...]:
+    receipt = generation.receipt
+    return (
+        "*" if generation.current else " ",
+        str(generation.number),
+        receipt.name,
+        f"{receipt.tensors} tensors",
+        in_bytes(receipt.total_size),
+        f"state {receipt.state[:_PREFIX]}",
+        f"manifest {receipt.manifest_sha256[:_PREFIX]}",
+        "current" if generation.current else "",
+    )
