@@ -16,14 +16,41 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from overlay.api import Locked, apply, init, init_derived, inspect, lock, plan, schema, verify
+    from overlay.api import (
+        Locked,
+        apply,
+        history,
+        init,
+        init_derived,
+        inspect,
+        lock,
+        plan,
+        schema,
+        status,
+        undo,
+        verify,
+    )
     from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch, OverlayError, UsageError
     from overlay.running.opening import Places
     from overlay.running.preparing import Request
 
 _HOMES = {
     **dict.fromkeys(
-        ("Locked", "apply", "init", "init_derived", "inspect", "lock", "plan", "schema", "verify"), "overlay.api"
+        (
+            "Locked",
+            "apply",
+            "init",
+            "init_derived",
+            "inspect",
+            "lock",
+            "plan",
+            "schema",
+            "status",
+            "history",
+            "undo",
+            "verify",
+        ),
+        "overlay.api",
     ),
     **dict.fromkeys(
         ("Conflict", "EnvironmentFault", "InvalidInput", "Mismatch", "OverlayError", "UsageError"), "overlay.errors"
@@ -43,12 +70,15 @@ __all__ = [
     "Request",
     "UsageError",
     "apply",
+    "history",
     "init",
     "init_derived",
     "inspect",
     "lock",
     "plan",
     "schema",
+    "status",
+    "undo",
     "verify",
 ]
 

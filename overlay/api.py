@@ -22,6 +22,8 @@ from overlay.formats.digest import sha256_of
 from overlay.formats.lock import Lock, LockLevel, render_lock
 from overlay.formats.manifest import Manifest, manifest_schema
 from overlay.formats.model_config import parse_model_config
+from overlay.formats.receipt import Receipt
+from overlay.running import tracking
 from overlay.running.applying import Applied, Pins, apply_plan
 from overlay.running.extracting import Extracted, extract
 from overlay.running.locking import pin, refuse, write_document
@@ -38,6 +40,7 @@ from overlay.running.opening import (
 )
 from overlay.running.preparing import Request, decide, open_request
 from overlay.running.proving import Level
+from overlay.running.tracking import History, Status, read_history, read_status
 from overlay.running.verifying import Verdict, verify_directory, verify_manifest
 from overlay.storage.linking import LinkMode
 from overlay.storage.local import read_file
@@ -48,12 +51,15 @@ __all__ = [
     "Places",
     "Request",
     "apply",
+    "history",
     "init",
     "init_derived",
     "inspect",
     "lock",
     "plan",
     "schema",
+    "status",
+    "undo",
     "verify",
 ]
 
@@ -134,6 +140,21 @@ def apply(
     made = decide(opened, opened.compose(), where, link, report, content=content, saved=saved_plan)
     pins = Pins(manifest_sha256=opened.stack_sha256, lock=opened.lock, lock_sha256=opened.lock_sha256)
     return apply_plan(made.plan, made.target, made.proofs, pins, report)
+
+
+def status(target: str, *, reporter: Reporter | None = None) -> Status:
+    """What became of a target since it was assembled."""
+    return read_status(absolute(target), reporter or Silent())
+
+
+def history(target: str) -> History:
+    """The generations of a target."""
+    return read_history(absolute(target))
+
+
+def undo(target: str, *, number: int | None = None, force: bool = False, reporter: Reporter | None = None) -> Receipt:
+    """Put an earlier generation of a target back, in one step; the current one is kept."""
+    return tracking.undo(absolute(target), number, reporter or Silent(), force=force)
 
 
 def verify(

@@ -73,6 +73,7 @@ CODES: Final[dict[str, Meaning]] = {
         _E, "size differs from the lock or receipt", "fetch the file again, or lock anew if the change is wanted"
     ),
     "LCK005": Meaning(_E, "unreadable", "check the disk and the permissions"),
+    "LCK007": Meaning(_E, "the base changed under the target", "apply again, or lock anew if the change is wanted"),
     "LCK006": Meaning(_E, "the receipt is not valid", "apply again"),
 }
 

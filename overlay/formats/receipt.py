@@ -6,9 +6,9 @@ those that the target's links hold anyway.  Facts of this machine (inodes, time 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from overlay.formats import strict_json
 from overlay.formats.lock import LockProblems, Sha256, Size
@@ -47,6 +47,8 @@ class Receipt(Document):
     manifest_sha256: Sha256
     lock_sha256: Sha256 | None = None
     """Of the lock's text; None when nothing was pinned."""
+    generation: Annotated[int, Field(ge=1)]
+    """Counts the trees that this target has been; a repair keeps its number."""
     state: Sha256
     """Digest of the plan that was carried out; an equal one has nothing left to do."""
     tensors: Size

@@ -30,7 +30,7 @@ def plan_lines(plan: Plan, free: int) -> Iterator[str]:
         return
     for reason in plan.reasons:
         yield f"  because {reason}"
-    yield from _table([(a.do, a.name, in_bytes(a.size), _origin_of(a)) for a in plan.actions])
+    yield from table([(a.do, a.name, in_bytes(a.size), _origin_of(a)) for a in plan.actions])
     for note in plan.notes:
         yield f"  note: {note}"
     yield (
@@ -66,8 +66,12 @@ def applied_lines(applied: Applied, target: str, source: str) -> Iterator[str]:
         yield f"{target}: {receipt.tensors} tensors, total_size {receipt.total_size}; {parts}"
     if receipt.lock_sha256 is None:
         yield f"nothing is pinned: {_how_to_pin(source)}"
-    if applied.unproven:
-        yield f"{_count(len(applied.unproven), 'file')} unproven: overlay verify {target} --level content"
+    provable = len(applied.unproven) - len(applied.unpinned_trims)
+    if provable:
+        yield f"{_count(provable, 'file')} unproven: overlay verify {target} --level content"
+    if applied.unpinned_trims:
+        count = _count(len(applied.unpinned_trims), "trimmed shard")
+        yield f"{count} copied without being read: overlay lock --level content pins what they must be"
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
@@ -124,9 +128,9 @@ def description_lines(description: Description, shards: bool) -> Iterator[str]:
     rows.append(("layers", layer_ranges(description.layers) or "none"))
     rows += [("dtype", f"{name}: {n} tensors, {in_bytes(size)}") for name, (n, size) in description.dtypes.items()]
     rows.append(("shards", str(len(description.shards))))
-    yield from _table(rows)
+    yield from table(rows)
     if shards:
-        yield from _table([(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards])
+        yield from table([(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards])
 
 
 _PAST = {
@@ -144,7 +148,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns as wide as their widest cell; the last one is left ragged."""
     if not rows:
         return

@@ -21,6 +21,7 @@ from overlay.formats.lock import Lock
 from overlay.formats.receipt import RECEIPT_NAME, Origin, PlacedFile, Proof, Receipt, render_receipt
 from overlay.running.proving import Proofs
 from overlay.storage.files import hint_for_errno
+from overlay.storage.generations import read_generations
 from overlay.storage.hashing import hash_file
 from overlay.storage.linking import LinkMode, flush, place
 from overlay.storage.local import file_at, read_file, read_header
@@ -55,6 +56,12 @@ class Applied:
         """Files whose bytes nobody compared with anything on this machine."""
         return sorted(name for name, placed in self.receipt.files.items() if placed.proof == "unproven")
 
+    @property
+    def unpinned_trims(self) -> list[str]:
+        """Trimmed shards of which no lock says what they must be, so that verifying them compares nothing."""
+        files = self.receipt.files
+        return [name for name in self.unproven if files[name].how == "trim" and files[name].sha256 is None]
+
 
 def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, reporter: Reporter) -> Applied:
     """Make the target what `plan` says.
@@ -73,8 +80,10 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
     with staged(plan.target) as stage:
         with reporter.task("assembling", plan.bytes_to_write) as advance:
             files = {action.name: work.carry_out(action, stage, advance) for action in plan.actions}
+        same = target.receipt is not None and target.receipt.state == plan.state
         receipt = Receipt(
             name=plan.name,
+            generation=_generation(plan.target, target, same),
             manifest_sha256=pins.manifest_sha256,
             lock_sha256=pins.lock_sha256,
             state=plan.state,
@@ -84,9 +93,17 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
         )
         _recheck(stage, receipt, lambda count: None)
         stage.write(RECEIPT_NAME, render_receipt(receipt))  # last: a tree without it is nobody's
-        stage.commit()
+        stage.commit(keep=target.receipt is not None and not same)  # a repaired tree is no generation of its own
     work.remember_built()
     return Applied(receipt, changed=True, notes=plan.notes)
+
+
+def _generation(path: str, target: TargetSeen, same: bool) -> int:
+    """The number of the new tree: the target's own when it is only repaired, else one more than any that is known."""
+    current = target.receipt.generation if target.receipt is not None else 0
+    if same:
+        return current
+    return 1 + max([current, *(generation.number for generation in read_generations(path))])
 
 
 class _Work:

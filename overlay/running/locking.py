@@ -16,9 +16,8 @@ from overlay.formats.digest import Digests
 from overlay.formats.lock import Lock, LockLevel
 from overlay.running.opening import Opened
 from overlay.running.proving import Proofs, prove
-from overlay.storage.files import explain_os_error
+from overlay.storage.files import explain_os_error, fsync_folder
 from overlay.storage.shard_writer import digest_shard, digest_trimmed
-from overlay.storage.staging import fsync_folder
 
 
 def pin(opened: Opened, composition: Composition, level: LockLevel, reporter: Reporter) -> Lock:

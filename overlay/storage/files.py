@@ -54,6 +54,15 @@ def open_regular(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def fsync_folder(path: str) -> None:
+    """Make the entries of a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_exactly(descriptor: int, count: int, offset: int) -> bytes:
     """Up to `count` bytes at `offset`; fewer only at the end of the file."""
     pieces = []

@@ -8,7 +8,7 @@ of a folder makes its entries durable, and that one rename is atomic.
 3. Fill a new stage.  Whoever writes a file fsyncs it.
 4. fsync every folder of the stage, then the parent.
 5. ``renameat2``: NOREPLACE where there is no target, EXCHANGE where there is one.  This is the commit point.
-6. fsync the parent; then delete the old tree, which now bears the stage's name.
+6. fsync the parent; then keep the old tree, which now bears the stage's name, as a generation, or delete it.
 
 A process that dies before 5 leaves the old target, after 5 the new one; a power cut likewise, because everything the
 new tree consists of is durable before 5.
@@ -30,8 +30,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.errors import Conflict, EnvironmentFault
-from overlay.storage.files import hint_for_errno
+from overlay.storage.files import fsync_folder, hint_for_errno
+from overlay.storage.generations import adopt
 from overlay.storage.shard_writer import write_all
+from overlay.storage.targets import read_receipt
 
 _AT_FDCWD: Final = -100
 _NOREPLACE: Final = 1
@@ -64,8 +66,10 @@ class Stage:
             os.makedirs(folder, exist_ok=True)
         return path
 
-    def commit(self) -> None:
+    def commit(self, *, keep: bool = False) -> None:
         """Make the stage the target: steps 4 to 6.
+
+        With `keep` the tree that was replaced becomes a generation; otherwise it is deleted.
 
         Raises:
             EnvironmentFault: the file system cannot exchange two folders in one step; nothing was changed.
@@ -80,7 +84,10 @@ class Stage:
         exists = os.path.lexists(self.target)
         _rename(self.path, self.target, _EXCHANGE if exists else _NOREPLACE)  # the commit point
         fsync_folder(parent)
-        if exists:
+        if exists and keep:
+            with suppress(OSError):  # the new tree is in place: the next run adopts what could not be kept now
+                adopt(self.path, self.target)
+        elif exists:
             shutil.rmtree(self.path, ignore_errors=True)  # the next run removes what could not be deleted
 
 
@@ -92,16 +99,17 @@ def staged(target: str) -> Iterator[Stage]:
         Conflict: another run is assembling this target.
         EnvironmentFault: the parent folder cannot be written.
     """
-    with _locked(target):
+    with locked(target):
         path = f"{_stage_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            _delete_abandoned(target)
+            recover(target)
             _make_folder(path)
             yield Stage(path, target)
         except OSError as error:
             raise _refused(error, getattr(error, "filename", None) or target) from None
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            if not _in_transit(path, target):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_abandoned(target: str) -> None:
@@ -111,17 +119,8 @@ def remove_abandoned(target: str) -> None:
     """
     with suppress(OSError, Conflict, EnvironmentFault):  # another run is at work here, or the folder is read-only
         if _abandoned(target):
-            with _locked(target):
-                _delete_abandoned(target)
-
-
-def fsync_folder(path: str) -> None:
-    """Make the entries of a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            with locked(target):
+                recover(target)
 
 
 def _make_folder(path: str) -> None:
@@ -132,7 +131,7 @@ def _make_folder(path: str) -> None:
 
 
 @contextmanager
-def _locked(target: str) -> Iterator[None]:
+def locked(target: str) -> Iterator[None]:
     """Hold the target's lock file.  It is never unlinked: removing a lock file is a race by itself."""
     parent, name = os.path.split(target)
     path = os.path.join(parent, f".{name}.overlay.lock")
@@ -172,9 +171,40 @@ def _stage_prefix(target: str, host: str | None = None) -> str:
     return os.path.join(parent, f".{name}.overlay-stage-{socket.gethostname() + '-' if host is None else host}")
 
 
-def _delete_abandoned(target: str) -> None:
+def exchange(target: str, entry: str) -> None:
+    """Put the tree at `entry`, a generation, in the place of `target`, and what was there in the entry's; one step.
+
+    The caller holds the lock.
+
+    Raises:
+        EnvironmentFault: the file system cannot do that in one step; nothing was changed.
+    """
+    try:
+        _rename(entry, target, _EXCHANGE if os.path.lexists(target) else _NOREPLACE)  # the commit point
+        fsync_folder(os.path.dirname(target))
+        fsync_folder(os.path.dirname(entry))
+    except OSError as error:
+        raise _refused(error, target) from None
+
+
+def recover(target: str) -> None:
+    """Put in order what an interrupted run left beside `target`; the caller holds the lock.
+
+    A stage that holds an older generation than the target is the tree that the interrupted run replaced: it is kept.
+    Every other stage is garbage.
+    """
     for path in _abandoned(target):
-        shutil.rmtree(path, ignore_errors=True)
+        if _in_transit(path, target):
+            with suppress(OSError):
+                adopt(path, target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _in_transit(path: str, target: str) -> bool:
+    """Whether the tree at a stage's path is a generation that the target has left behind."""
+    old, new = read_receipt(path)[0], read_receipt(target)[0]
+    return old is not None and new is not None and old.generation < new.generation
 
 
 def _abandoned(target: str) -> list[str]:

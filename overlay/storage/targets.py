@@ -44,12 +44,13 @@ def look_at_target(path: str) -> TargetSeen:
     names = os.listdir(path)
     if not names:
         return TargetSeen(path, TargetState.EMPTY)
-    receipt, problem = _read_receipt(path)
+    receipt, problem = read_receipt(path)
     state = TargetState.OURS if receipt is not None or problem else TargetState.FOREIGN
     return TargetSeen(path, state, receipt, problem, _entries(path) if state is TargetState.OURS else {})
 
 
-def _read_receipt(path: str) -> tuple[Receipt | None, str]:
+def read_receipt(path: str) -> tuple[Receipt | None, str]:
+    """The receipt of the tree at `path`, or why there is one and it cannot be used; (None, "") where there is none."""
     try:
         with open_regular(os.path.join(path, RECEIPT_NAME)) as descriptor:
             return parse_receipt(read_exactly(descriptor, MAX_RECEIPT_BYTES, 0)), ""

@@ -1,0 +1,76 @@
+"""Generations: the trees that a target has been, kept whole beside it in ``.NAME.overlay-generations``.
+
+An entry's name is only a convenience; what it is stands in its own receipt, so that an entry which an interrupted run
+left under another name is still what it is.  Built shards that did not change are one file in several generations.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.formats.receipt import Receipt
+from overlay.storage.files import fsync_folder
+from overlay.storage.targets import read_receipt
+
+KEPT: Final = 3
+"""Generations that are kept beside the current one; older ones are deleted after a commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A tree that the target has been."""
+
+    number: int
+    path: str
+    receipt: Receipt
+
+
+def folder_of(target: str) -> str:
+    """Where the generations of `target` are kept."""
+    parent, name = os.path.split(target)
+    return os.path.join(parent, f".{name}.overlay-generations")
+
+
+def read_generations(target: str) -> list[Generation]:
+    """The kept generations of `target`, oldest first."""
+    folder = folder_of(target)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    receipts = ((os.path.join(folder, name), read_receipt(os.path.join(folder, name))[0]) for name in names)
+    found = [Generation(receipt.generation, path, receipt) for path, receipt in receipts if receipt is not None]
+    return sorted(found, key=lambda generation: generation.number)
+
+
+def adopt(tree: str, target: str) -> None:
+    """Keep the folder `tree` as a generation of `target`, by the number in its receipt, and forget the oldest ones.
+
+    Raises:
+        OSError: it cannot be moved; it is still at `tree`.
+    """
+    folder = folder_of(target)
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    receipt = read_receipt(tree)[0]
+    path = os.path.join(folder, f"{receipt.generation:06d}" if receipt is not None else secrets.token_hex(8))
+    if os.path.lexists(path):
+        path += f"-{secrets.token_hex(4)}"
+    os.rename(tree, path)
+    fsync_folder(folder)
+    fsync_folder(os.path.dirname(folder))
+    for generation in read_generations(target)[:-KEPT]:
+        shutil.rmtree(generation.path, ignore_errors=True)
+
+
+def rename_by_number(path: str, target: str) -> None:
+    """Give an entry the name of the tree that it holds; does nothing where that fails, since names do not count."""
+    receipt = read_receipt(path)[0]
+    if receipt is None:
+        return
+    wanted = os.path.join(folder_of(target), f"{receipt.generation:06d}")
+    if wanted != path and not os.path.lexists(wanted):
+        os.rename(path, wanted)
