@@ -25,9 +25,10 @@ from overlay.storage.generations import read_generations
 from overlay.storage.hashing import hash_file
 from overlay.storage.linking import LinkMode, flush, place
 from overlay.storage.local import file_at, read_file, read_header
-from overlay.storage.proofs import Memory, ProofStore, settle
+from overlay.storage.proofs import ProofStore, settle
 from overlay.storage.shard_writer import WrittenShard, write_shard, write_trimmed
 from overlay.storage.staging import Stage, remove_abandoned, staged
+from overlay.storage.targets import look_at_target
 
 _AGAIN = "run the command again"
 
@@ -76,8 +77,9 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
         remove_abandoned(plan.target)
         return Applied(target.receipt, changed=False)
     _require_space(plan)
-    work = _Work(plan, target, proofs, pins, ProofStore())
     with staged(plan.target) as stage:
+        _require_unchanged(target)
+        work = _Work(plan, target, proofs, pins, ProofStore())
         with reporter.task("assembling", plan.bytes_to_write) as advance:
             files = {action.name: work.carry_out(action, stage, advance) for action in plan.actions}
         same = target.receipt is not None and target.receipt.state == plan.state
@@ -98,6 +100,18 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
     return Applied(receipt, changed=True, notes=plan.notes)
 
 
+def _require_unchanged(target: TargetSeen) -> None:
+    """The target was looked at before its lock was held; another run may have been at it since.
+
+    Raises:
+        Conflict: it is not the tree any more that was planned with.
+    """
+    now = look_at_target(target.path)
+    if (now.state, now.receipt, now.entries.keys()) != (target.state, target.receipt, target.entries.keys()):
+        problem = "expected the target that was planned with, found one that changed since"
+        raise Conflict(problem, subject=target.path, hint=_AGAIN)
+
+
 def _generation(path: str, target: TargetSeen, same: bool) -> int:
     """The number of the new tree: the target's own when it is only repaired, else one more than any that is known."""
     current = target.receipt.generation if target.receipt is not None else 0
@@ -115,6 +129,7 @@ class _Work:
         self._proofs = proofs
         self._pins = pins
         self._store = store
+        self._at_hand = _shards_at_hand(target)
         self._built: dict[str, Digests] = {}
         self._trimmed: dict[str, str] = {}
 
@@ -164,7 +179,7 @@ class _Work:
 
     def _build(self, part: BuiltShard, stage: Stage, advance: Advance) -> PlacedFile:
         recipe = recipe_digest(part)
-        digests = self._reuse(part.name, recipe, stage)
+        digests = self._reuse_built(part.name, recipe, stage)
         if digests is None:
             written = write_shard(stage.path_of(part.name), part.header, part.sources, advance)
             self._require_pinned(part, written)
@@ -185,8 +200,7 @@ class _Work:
     def _trim(self, part: TrimmedShard, stage: Stage, advance: Advance) -> PlacedFile:
         """Copy what stays of a shard inside the kernel; its bytes are not read, so that only a lock knows their digest."""
         recipe = recipe_digest(part)
-        if self._store.recipe_of(self._target_file(part.name)) == recipe:
-            os.link(os.path.join(self._target.path, part.name), stage.path_of(part.name), follow_symlinks=False)
+        if self._reuse_trimmed(part.name, recipe, stage):
             advance(part.size)
         else:
             path = stage.path_of(part.name)
@@ -204,25 +218,23 @@ class _Work:
             proof="unproven",
         )
 
-    def _target_file(self, name: str) -> FileSeen | None:
-        """A regular file that the target holds now."""
-        entry = self._target.entries.get(name)
-        if entry is None or not entry.is_file:
-            return None
-        return file_at(os.path.join(self._target.path, name), name)
+    def _reuse_built(self, name: str, recipe: str, stage: Stage) -> Digests | None:
+        """Take over a shard that was built from the same before and was not touched since."""
+        for path, placed in self._at_hand.get(recipe, ()):
+            file = file_at(path, name) if _is_file(path) else None
+            digests = self._store.recall(file)[1] if file is not None else None
+            if digests is not None and digests.sha256 == placed.sha256:
+                os.link(path, stage.path_of(name), follow_symlinks=False)
+                return digests
+        return None
 
-    def _reuse(self, name: str, recipe: str, stage: Stage) -> Digests | None:
-        """Take over a shard that the target holds, if it was built from the same and was not touched since."""
-        placed = self._target.receipt.files.get(name) if self._target.receipt else None
-        entry = self._target.entries.get(name)
-        if placed is None or placed.recipe != recipe or entry is None or not entry.is_file:
-            return None
-        file = file_at(os.path.join(self._target.path, name), name)
-        memory, digests = self._store.recall(file)
-        if memory is not Memory.KNOWN or digests is None or digests.sha256 != placed.sha256:
-            return None
-        os.link(file.location, stage.path_of(name), follow_symlinks=False)
-        return digests
+    def _reuse_trimmed(self, name: str, recipe: str, stage: Stage) -> bool:
+        """Take over a shard that was trimmed from the same before and was not touched since."""
+        for path, _ in self._at_hand.get(recipe, ()):
+            if _is_file(path) and self._store.recipe_of(file_at(path, name)) == recipe:
+                os.link(path, stage.path_of(name), follow_symlinks=False)
+                return True
+        return False
 
     def _copy(self, part: CopiedFile, stage: Stage, advance: Advance) -> PlacedFile:
         file = part.sidecar.file
@@ -270,6 +282,23 @@ class _Work:
                 hint="the donor's bytes changed since the lock; fetch the donor again",
                 others=tuple(wrong[1:20]),
             )
+
+
+def _shards_at_hand(target: TargetSeen) -> dict[str, list[tuple[str, PlacedFile]]]:
+    """Recipe to the shards that were made from it: the target's own, then those of its generations, newest first."""
+    trees = [(target.path, target.receipt)] if target.receipt is not None else []
+    trees += [(generation.path, generation.receipt) for generation in reversed(read_generations(target.path))]
+    shards: dict[str, list[tuple[str, PlacedFile]]] = {}
+    for path, receipt in trees:
+        for name, placed in receipt.files.items():
+            if placed.recipe is not None:
+                shards.setdefault(placed.recipe, []).append((os.path.join(path, name), placed))
+    return shards
+
+
+def _is_file(path: str) -> bool:
+    """Whether a regular file is there, and no link to one."""
+    return os.path.isfile(path) and not os.path.islink(path)
 
 
 def _wrong_tensors(pinned: Mapping[str, object], written: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from overlay.core.findings import Finding, about, errors
 from overlay.core.progress import Reporter
-from overlay.core.target import TargetSeen, TargetState
+from overlay.core.target import TargetSeen, TargetState, linked_files
 from overlay.errors import Conflict, InvalidInput
 from overlay.formats.header import HeaderProblem
 from overlay.formats.receipt import PlacedFile, Receipt
@@ -88,8 +88,10 @@ def read_status(target: str, reporter: Reporter) -> Status:
     """
     seen = _require_ours(look_at_target(target))
     assert seen.receipt is not None
-    own = check_receipt(seen) + check_touched(seen, reporter)
     under = list(_check_sources(seen.receipt, reporter))
+    linked = linked_files(seen.receipt)  # a size behind a link is the base's affair, and said of the base
+    checked = check_receipt(seen) + check_touched(seen, reporter)
+    own = [finding for finding in checked if finding.code != "LCK004" or finding.file not in linked]
     return Status(
         target=target,
         states=_states(own, under),
@@ -123,9 +125,12 @@ def undo(target: str, number: int | None, reporter: Reporter, *, force: bool = F
         force: put it back although it is not what its receipt says.
 
     Raises:
+        InvalidInput: overlay did not assemble it, and keeps nothing of it.
         Conflict: there is no such generation, or it is damaged; nothing was changed.
         EnvironmentFault: the file system cannot exchange two folders in one step.
     """
+    if not read_generations(target):
+        _require_ours(look_at_target(target))
     with locked(target):
         recover(target)
         seen = look_at_target(target)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from overlay.formats.names import STATE_FOLDER
 from overlay.formats.receipt import Receipt
 from overlay.storage.files import fsync_folder
 from overlay.storage.targets import read_receipt
@@ -48,7 +50,7 @@ def read_generations(target: str) -> list[Generation]:
 
 
 def adopt(tree: str, target: str) -> None:
-    """Keep the folder `tree` as a generation of `target`, by the number in its receipt, and forget the oldest ones.
+    """Keep the folder `tree` as a generation of `target`, by the number in its receipt, and forget the oldest others.
 
     Raises:
         OSError: it cannot be moved; it is still at `tree`.
@@ -62,15 +64,33 @@ def adopt(tree: str, target: str) -> None:
     os.rename(tree, path)
     fsync_folder(folder)
     fsync_folder(os.path.dirname(folder))
-    for generation in read_generations(target)[:-KEPT]:
-        shutil.rmtree(generation.path, ignore_errors=True)
+    others = [generation for generation in read_generations(target) if generation.path != path]
+    for generation in others[: 1 - KEPT]:  # never the tree that was current until now, however old it is
+        _forget(generation.path)
 
 
 def rename_by_number(path: str, target: str) -> None:
-    """Give an entry the name of the tree that it holds; does nothing where that fails, since names do not count."""
+    """Give an entry the name of the tree that it holds; does nothing where that fails, since names do not count.
+
+    An entry that holds an empty folder, which was no generation, is removed.
+    """
     receipt = read_receipt(path)[0]
-    if receipt is None:
-        return
-    wanted = os.path.join(folder_of(target), f"{receipt.generation:06d}")
-    if wanted != path and not os.path.lexists(wanted):
-        os.rename(path, wanted)
+    with suppress(OSError):
+        if receipt is None:
+            os.rmdir(path)
+            return
+        wanted = os.path.join(folder_of(target), f"{receipt.generation:06d}")
+        if wanted != path and not os.path.lexists(wanted):
+            os.rename(path, wanted)
+
+
+def _forget(tree: str) -> None:
+    """Delete a generation, its receipt last: what an interrupted run leaves of it is known and forgotten again."""
+    with suppress(OSError):
+        for entry in os.scandir(tree):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != STATE_FOLDER:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+    shutil.rmtree(tree, ignore_errors=True)
