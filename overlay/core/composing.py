@@ -233,7 +233,8 @@ class _Tree:
         return rewrite(self.base.index, edit)
 
     def _new_index(self, shards: Sequence[ShardPart]) -> bytes:
-        if len(shards) == 1:
+        """An index where loaders need one: for several shards, and for a graft, whose name no loader looks for."""
+        if len(shards) == 1 and not self.homes:
             return b""
         mapped = dict(self.homes)
         for member in self.members.values():

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Final
 
 from overlay.formats import strict_json
@@ -104,7 +105,7 @@ def new_index(weight_map: Mapping[str, str], metadata: Mapping[str, int]) -> byt
 def rewrite(index: Index, edit: IndexEdit) -> bytes:
     """The text of `index` with `edit` spliced in.
 
-    Costs one copy of the text, and one pass over its members when something is removed or remapped.
+    Costs one copy of the text, and one pass over its names when something is removed or remapped.
 
     Raises:
         KeyError: `edit` adds a tensor that is there, removes or remaps one that is not, or does both to one.
@@ -118,7 +119,7 @@ def rewrite(index: Index, edit: IndexEdit) -> bytes:
     changed = {name: shard for name, shard in edit.remap.items() if index.weight_map[name] != shard}
     raw = index.raw
     members = dict(_members(raw, skip_blank(raw, 0), flat="weight_map"))
-    splices = [_splice_weight_map(raw, members["weight_map"], index.weight_map, replace(edit, remap=changed))]
+    splices = _splice_weight_map(raw, members["weight_map"], index.weight_map, replace(edit, remap=changed))
     splices += _splice_metadata(raw, members.get("metadata"), index.metadata, edit.metadata)
     return _apply(raw, sorted(splices))
 
@@ -202,46 +203,68 @@ def _flat_end(raw: bytes, at: int) -> int:
     raise AssertionError("unbalanced braces in text that was parsed before")
 
 
-def _splice_weight_map(raw: bytes, span: Span, weight_map: Mapping[str, str], edit: IndexEdit) -> Splice:
-    begin, end = span
-    if not weight_map:
-        return begin + 1, end - 1, _members_of_empty(raw, edit.add) if edit.add else raw[begin + 1 : end - 1]
-    if edit.remove or edit.remap:
-        return begin, end, _filtered(raw, span, edit)
-    lead, colon, last_end = _last_member(raw, begin, end)
-    return last_end, last_end, _added(raw, edit.add, lead, colon)
-
-
-def _filtered(raw: bytes, span: Span, edit: IndexEdit) -> bytes:
-    """The weight map's text without the removed members and with the remapped values, then the added ones.
+def _splice_weight_map(raw: bytes, span: Span, weight_map: dict[str, str], edit: IndexEdit) -> list[Splice]:
+    """The splices that remove and remap members, then one that adds.
 
     What lies between two members goes with the one before it, so that a member taken off the end leaves no trace.
     """
     begin, end = span
-    first = skip_blank(raw, begin + 1)
-    quoted = _quoter(raw)
-    pieces, gap = [raw[begin:first]], b""
-    for match in _MEMBER.finditer(raw, first, end - 1):
-        key, colon, value, following = match.groups()
-        name = json.loads(key) if b"\\" in key else key[1:-1].decode()
-        if name in edit.remap:
-            value = quoted(edit.remap[name])
-        elif name in edit.remove:
-            continue
-        pieces += [gap, key, colon, value]
-        gap = following
+    if not weight_map:
+        return [(begin + 1, end - 1, _members_of_empty(raw, edit.add))] if edit.add else []
     lead, colon, last_end = _last_member(raw, begin, end)
     added = _added(raw, edit.add, lead, colon)
-    if len(pieces) == 1:
-        if not added:
-            return b"{}"
-        added = added.removeprefix(b"," + lead)
-    return b"".join([*pieces, added, raw[last_end:end]])
+    if edit.remove and len(edit.remove) == len(weight_map):
+        text = added.removeprefix(b"," + lead)
+        return [(skip_blank(raw, begin + 1), last_end, text)] if text else [(begin, end, b"{}")]
+    idle = sum(1 for _ in takewhile(edit.remove.__contains__, reversed(weight_map)))  # removed members at the end
+    kept = len(weight_map) - idle
+    quoted = _quoter(raw)
+    splices: list[Splice] = []
+    for place, name, member in _find_members(raw, span, weight_map, edit.remove | edit.remap.keys()):
+        if place == kept:
+            cut = raw.rindex(b'"', begin, member.start()) + 1  # where the last member that stays ends
+            return [*splices, (cut, last_end, added)]
+        if name in edit.remap:
+            splices.append((*member.span(3), quoted(edit.remap[name])))
+        else:
+            splices.append((*member.span(), b""))
+    return [*splices, (last_end, last_end, added)]
+
+
+def _find_members(
+    raw: bytes, span: Span, weight_map: Mapping[str, str], wanted: AbstractSet[str]
+) -> Iterator[tuple[int, str, re.Match[bytes]]]:
+    """The `wanted` members of the weight map's text, in its order: place, name, and match.
+
+    Without a backslash every quote is structural, and a member has four: the key of member n is the string that follows 4 n
+    quotes.  So the places are found by byte searches, and only the wanted members are taken apart.
+    """
+    if not wanted:
+        return
+    begin, end = span
+    if raw.find(b"\\", begin, end) >= 0:
+        for place, (name, match) in enumerate(zip(weight_map, _MEMBER.finditer(raw, begin, end - 1), strict=True)):
+            if name in wanted:
+                yield place, name, match
+        return
+    at, passed = begin, 0
+    for place, name in enumerate(weight_map):
+        if name not in wanted:
+            continue
+        key = b'"%b"' % name.encode()
+        found = raw.index(key, at, end)
+        while (passed := passed + raw.count(b'"', at, found)) != 4 * place:
+            at, passed = found + 1, passed + 1  # a value of that text, or what lies between two strings
+            found = raw.index(key, at, end)
+        at = found
+        member = _MEMBER.match(raw, at, end - 1)
+        assert member is not None  # the text was parsed before
+        yield place, name, member
 
 
 def _last_member(raw: bytes, begin: int, end: int) -> tuple[bytes, bytes, int]:
     """The blanks before the last member's key, the text between its key and value, and where it ends."""
-    if b"\\" in raw[begin:end]:
+    if raw.find(b"\\", begin, end) >= 0:
         *_, last = _MEMBER.finditer(raw, begin + 1, end - 1)
         key_open, colon, close = last.start(), last[2], last.end(3)
     else:
@@ -312,11 +335,12 @@ def _whole_metadata(raw: bytes, span: Span | None, wanted: Mapping[str, int]) ->
 
 
 def _apply(raw: bytes, splices: list[Splice]) -> bytes:
-    pieces, at = [], 0
+    view, at = memoryview(raw), 0
+    pieces: list[bytes | memoryview] = []
     for begin, end, text in splices:
-        pieces += [raw[at:begin], text]
+        pieces += [view[at:begin], text]
         at = end
-    return b"".join([*pieces, raw[at:]])
+    return b"".join([*pieces, view[at:]])
 
 
 def _quoter(raw: bytes) -> Callable[[str], bytes]:

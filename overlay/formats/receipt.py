@@ -50,7 +50,7 @@ class Receipt(Document):
     """Of the lock's text; None when nothing was pinned."""
     state: Sha256
     """Digest of the plan that was carried out; an equal one has nothing left to do."""
-    generation: Number = 1
+    generation: Number
     """Counts the trees that a target has been, from 1; a repair keeps the number of the tree that it repairs."""
     tensors: Size
     total_size: Size

@@ -68,8 +68,12 @@ def applied_lines(applied: Applied, target: str, source: str) -> Iterator[str]:
             yield f"generation {receipt.generation}; overlay history {target} lists those that are kept"
     if receipt.lock_sha256 is None:
         yield f"nothing is pinned: {_how_to_pin(source)}"
-    if applied.unproven:
-        yield f"{_count(len(applied.unproven), 'file')} unproven: overlay verify {target} --level content"
+    provable = len(applied.unproven) - len(applied.unpinned_trims)
+    if provable:
+        yield f"{_count(provable, 'file')} unproven: overlay verify {target} --level content"
+    if applied.unpinned_trims:
+        count = _count(len(applied.unpinned_trims), "trimmed shard")
+        yield f"{count} copied without being read: overlay lock --level content pins what they must be"
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:

@@ -59,6 +59,12 @@ class Applied:
         """Files whose bytes nobody compared with anything on this machine."""
         return sorted(name for name, placed in self.receipt.files.items() if placed.proof == "unproven")
 
+    @property
+    def unpinned_trims(self) -> list[str]:
+        """Trimmed shards of which no lock says what they must be, so that verifying them compares nothing."""
+        files = self.receipt.files
+        return [name for name in self.unproven if files[name].how == "trim" and files[name].sha256 is None]
+
 
 def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, reporter: Reporter) -> Applied:
     """Make the target what `plan` says.

@@ -18,7 +18,8 @@ from overlay.core.grafting import BUILT_METADATA
 from overlay.core.parts import TensorSource
 from overlay.core.patching import apply_change, make_patch
 from overlay.core.progress import Reporter
-from overlay.errors import InvalidInput, OverlayError
+from overlay.core.target import TargetState
+from overlay.errors import Conflict, InvalidInput, OverlayError
 from overlay.formats import strict_json
 from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.manifest import FileChange, Manifest
@@ -28,6 +29,7 @@ from overlay.storage.local import read_file
 from overlay.storage.ranges import equal_ranges
 from overlay.storage.shard_writer import write_shard
 from overlay.storage.staging import Stage, staged
+from overlay.storage.targets import look_at_target
 
 MANIFEST_NAME = "overlay.yaml"
 _DONOR = "diff"
@@ -64,9 +66,11 @@ def extract(
     Reads both sides of every tensor that headers cannot tell apart, and writes the ones that differ.
 
     Raises:
+        Conflict: there is something at `target`.
         InvalidInput: the two are the same, or a dropped tensor cannot be described by a pattern.
         EnvironmentFault: reading or writing failed; nothing is left at `target`.
     """
+    _require_free(target)
     difference = diff_headers(base, derived)
     rewritten = set(_rewritten(difference.alike, reporter)) | set(difference.retyped)
     taken = rewritten | set(difference.added)
@@ -103,6 +107,13 @@ def extract(
         data_bytes=sum(shards),
         sidecars=len(files),
     )
+
+
+def _require_free(target: str) -> None:
+    """A repository takes the place of nothing."""
+    if look_at_target(target).state not in (TargetState.ABSENT, TargetState.EMPTY):
+        problem = "expected an absent or empty folder, found something else"
+        raise Conflict(problem, subject=target, hint="choose another folder for -o")
 
 
 def _rewritten(alike: Sequence[tuple[TensorSource, TensorSource]], reporter: Reporter) -> Iterator[str]:

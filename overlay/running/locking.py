@@ -104,9 +104,29 @@ def write_document(path: str, data: bytes) -> None:
         raise
 
 
+def check_made(opened: Opened, composition: Composition, reporter: Reporter) -> list[Finding]:
+    """What the bytes of donors and of trimmed shards say against the lock; reads every byte that a new shard takes.
+
+    Raises:
+        EnvironmentFault: a file cannot be read.
+    """
+    if opened.lock is None:
+        return []
+    measured = Measured({}, *_measure_made(composition, reporter))
+    return compare(opened.lock, make_lock(opened.pinnable, composition, "content", measured))
+
+
 def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Measured:
     proofs = prove(_files_to_hash(composition), {}, content=True, reporter=reporter)
     refuse(proofs.findings, opened.path)
+    files = {location: digests.sha256 for location, digests in proofs.digests.items()}
+    return Measured(files, *_measure_made(composition, reporter))
+
+
+def _measure_made(
+    composition: Composition, reporter: Reporter
+) -> tuple[dict[str, Digests], dict[str, Mapping[str, str]]]:
+    """Digests of the shards that are made, and of the tensors of every graft."""
     shards: dict[str, Digests] = {}
     tensors: dict[str, Mapping[str, str]] = {}
     for shard in composition.shards:
@@ -121,7 +141,7 @@ def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Me
         tensors[shard.name] = written.tensors
         if isinstance(shard, BuiltShard):
             shards[shard.name] = written.digests
-    return Measured({location: digests.sha256 for location, digests in proofs.digests.items()}, shards, tensors)
+    return shards, tensors
 
 
 def _files_to_hash(composition: Composition) -> list[FileSeen]:

@@ -21,7 +21,7 @@ from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target, linked_files, private_files
 from overlay.formats import model_config, strict_json
 from overlay.formats.receipt import Receipt
-from overlay.running.locking import hold_against_lock
+from overlay.running.locking import check_made, hold_against_lock
 from overlay.running.opening import Places, open_checkpoint, open_manifest
 from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.hashing import hash_file
@@ -115,6 +115,9 @@ def verify_manifest(path: str, level: Level, places: Places, reporter: Reporter,
     expected = expected_digests(opened.lock, composition) if opened.lock is not None else {}
     named = {file.name: expected[file.location] for file in files if file.location in expected}
     findings, hashed = _check_content(files, named, reporter, jobs) if level == "content" else ([], 0)
+    if level == "content":
+        findings += check_made(opened, composition, reporter)
+        hashed += sum(shard.size for shard in composition.shards if not isinstance(shard, LinkedShard))
     return Verdict(
         subject=path,
         level=level,

@@ -6,11 +6,11 @@ import json
 import os
 import runpy
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.full_size.running import overlay, tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRAFT = "model-00046-of-00046.safetensors"
@@ -27,30 +27,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def overlay(work: Path, *arguments: str) -> tuple[dict[str, object], int, int]:
-    """The JSON document of a command, the bytes it read through system calls, and its peak memory in bytes."""
-    program = (
-        "import sys, resource, overlay.cli.main as m\n"
-        "try: m.main()\n"
-        "finally:\n"
-        "  read = dict(line.split(': ') for line in open('/proc/self/io').read().splitlines())['rchar']\n"
-        "  print(read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
-    )
-    command = [sys.executable, "-c", program, *arguments, "--json"]
-    environment = {**os.environ, "OVERLAY_CACHE": str(work / "cache")}
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, env=environment, check=True)
-    read, peak = map(int, done.stderr.split()[-2:])
-    document: dict[str, object] = json.loads(done.stdout)
-    return document, read, peak * 1024
-
-
-def tree(folder: Path) -> dict[str, tuple[int, int, int]]:
-    return {
-        entry.name: (entry.stat().st_size, entry.stat().st_mtime_ns, entry.stat().st_mode)
-        for entry in os.scandir(folder)
-    }
-
-
 def test_the_founding_case_comes_out_to_the_published_byte(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(work / "base"), tree(work / "donor")
     places = ("--base", "base", "--donor", "bf16=donor")
@@ -62,16 +38,14 @@ def test_the_founding_case_comes_out_to_the_published_byte(work: Path, capsys: p
     index = json.loads((work / "serve" / "model.safetensors.index.json").read_bytes())
     graft = [name for name, shard in index["weight_map"].items() if shard == GRAFT]
     assert {"tensors": 233087, "shards": 46, "total_size": 459748734800} == {
-        key: value
-        for key, value in locked["lock"]["result"].items()  # type: ignore[index]
-        if key != "index_sha256"
+        key: value for key, value in locked["lock"]["result"].items() if key != "index_sha256"
     }
     assert 233087 == len(index["weight_map"])
     assert 459748734800 == index["metadata"]["total_size"]
     assert 791 == len(graft)
     assert 19905841664 + 100168 == (work / "serve" / GRAFT).stat().st_size
     assert 45 == sum(path.is_symlink() for path in (work / "serve").iterdir())
-    assert 45 == len(applied["unproven"])  # type: ignore[arg-type]
+    assert 45 == len(applied["unproven"])
     assert verdict["ok"] is True
     assert [] == verdict["findings"]
     assert before == (tree(work / "base"), tree(work / "donor"))
@@ -104,5 +78,5 @@ def test_the_base_alone_lacks_the_draft_layer_and_the_result_has_it(work: Path) 
     base, _, _ = overlay(work, "verify", "base")
     serve, _, _ = overlay(work, "verify", "serve")
 
-    assert ["MTP001"] == [finding["code"] for finding in base["findings"]]  # type: ignore[attr-defined]
+    assert ["MTP001"] == [finding["code"] for finding in base["findings"]]
     assert [] == serve["findings"]
