@@ -114,17 +114,6 @@ def test_a_generation_made_after_an_undo_takes_a_new_number(world: World) -> Non
     assert world.numbers() == [1, 2, 3, 4]
 
 
-def test_a_receipt_from_before_generations_is_the_first_one(world: World) -> None:
-    world.apply("a")
-    path = world.target / RECEIPT_NAME
-    receipt = json.loads(path.read_bytes())
-    del receipt["generation"]
-    path.write_text(json.dumps(receipt))
-
-    assert world.current() == 1
-    assert world.apply("b").receipt.generation == 2
-
-
 @pytest.mark.parametrize("number", [0, -1, True, "1", None])
 def test_a_generation_that_is_no_number_makes_a_receipt_invalid(world: World, number: object) -> None:
     world.apply("a")
