@@ -61,7 +61,7 @@ def init(
     output = chosen_output(format_, as_json, quiet)
     if (graft is None) == (derived is None):
         raise click.UsageError("expected either --graft or --derived")
-    if file is not None and os.path.lexists(file) and not force:
+    if file is not None and derived is None and os.path.lexists(file) and not force:
         raise UsageError("expected a new file, found one that exists", subject=file, hint="use --force to replace it")
     if derived is not None:
         _init_derived(base, derived, file, name, Places(allowed_roots=allow_root), output)

@@ -73,7 +73,7 @@ def outdated(kept: Sequence[Generation], latest: str) -> list[Generation]:
 
 
 def choose(known: Sequence[Generation], number: int | None, target: str) -> Generation:
-    """The generation that undo brings back: the one with `number`, else the highest below the current one.
+    """The generation that undo brings back: the one with `number`, else the one that the current tree replaced.
 
     Raises:
         Conflict: there is no such generation, or it is the current one.
@@ -81,7 +81,7 @@ def choose(known: Sequence[Generation], number: int | None, target: str) -> Gene
     current = next((generation.number for generation in known if generation.current), None)
     old = [generation for generation in known if not generation.current]
     if number is None:
-        wanted = [generation for generation in old if current is None or generation.number < current]
+        wanted = _before(known, old)
     elif number == current:
         problem = f"expected another generation than the current one, found {number}, which is current"
         raise Conflict(problem, subject=target, hint=f"overlay history {target}")
@@ -90,6 +90,15 @@ def choose(known: Sequence[Generation], number: int | None, target: str) -> Gene
     if not wanted:
         raise Conflict(_missing(old, current, number), subject=target, hint=_hint(old, target))
     return max(wanted, key=lambda generation: generation.number)
+
+
+def _before(known: Sequence[Generation], old: Sequence[Generation]) -> list[Generation]:
+    """The kept trees that undo may go back to: the one that the current tree replaced, else any with a lower number."""
+    current = next((generation for generation in known if generation.current), None)
+    if current is None:
+        return list(old)
+    replaced = [generation for generation in old if generation.number == current.receipt.replaced]
+    return replaced or [generation for generation in old if generation.number < current.number]
 
 
 def _missing(old: Sequence[Generation], current: int | None, number: int | None) -> str:

@@ -176,6 +176,8 @@ class FileInput:
 
     change: FileChange
     taken: Sidecar | None = None
+    engine: str = ""
+    """The engine that it is made for; "" for a change that is always made."""
 
 
 @dataclass(frozen=True, slots=True)

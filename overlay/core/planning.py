@@ -113,6 +113,7 @@ def make_plan(
     findings: Sequence[Finding],
     link_mode: str,
     proven: AbstractSet[str] = frozenset(),
+    lock_sha256: str | None = None,
 ) -> Plan:
     """What brings `target`, which was found to have `findings`, to `composition`.
 
@@ -122,6 +123,7 @@ def make_plan(
         findings: what its own check said.
         link_mode: how shards are placed.
         proven: real files whose digests are known by now, so that the receipt can say so.
+        lock_sha256: digest of the lock that pins it all, for the same reason.
 
     Raises:
         Conflict: the target is not ours, or holds files that we did not place.
@@ -129,7 +131,7 @@ def make_plan(
     _require_ours(target)
     _require_no_foreign_files(target, findings, composition)
     state = _state(composition, link_mode)
-    reasons = tuple(_reasons(target, findings, state, proven))
+    reasons = tuple(_reasons(target, findings, state, proven, lock_sha256))
     return Plan(
         name=composition.name,
         target=target.path,
@@ -222,7 +224,13 @@ def _require_no_foreign_files(target: TargetSeen, findings: Iterable[Finding], c
         )
 
 
-def _reasons(target: TargetSeen, findings: Sequence[Finding], state: str, proven: AbstractSet[str]) -> Iterator[str]:
+def _reasons(
+    target: TargetSeen,
+    findings: Sequence[Finding],
+    state: str,
+    proven: AbstractSet[str],
+    lock_sha256: str | None,
+) -> Iterator[str]:
     if target.state in (TargetState.ABSENT, TargetState.EMPTY):
         yield f"the target is {target.state.value}"
     elif target.receipt is not None and target.receipt.state != state:
@@ -232,6 +240,8 @@ def _reasons(target: TargetSeen, findings: Sequence[Finding], state: str, proven
         since = sum(p.proof == "unproven" and p.how != "trim" and p.source in proven for p in files)
         if since:
             yield f"{since} files were proven since the target was assembled"
+        if lock_sha256 not in (None, target.receipt.lock_sha256):
+            yield "the lock was written since the target was assembled"
     for finding in findings:
         yield f"repair: {finding.line}"
 

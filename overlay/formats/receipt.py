@@ -52,6 +52,8 @@ class Receipt(Document):
     """Digest of the plan that was carried out; an equal one has nothing left to do."""
     generation: Number
     """Counts the trees that a target has been, from 1; a repair keeps the number of the tree that it repairs."""
+    replaced: Size
+    """The generation that this one took the place of; 0 for the first.  Undoing goes back to it."""
     tensors: Size
     total_size: Size
     files: dict[str, PlacedFile]

@@ -91,6 +91,7 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
             lock_sha256=pins.lock_sha256,
             state=plan.state,
             generation=_number(plan, target, known),
+            replaced=_replaced(plan, target),
             tensors=plan.tensors,
             total_size=plan.total_size,
             files=files,
@@ -288,6 +289,13 @@ def _number(plan: Plan, target: TargetSeen, known: Sequence[Generation]) -> int:
     if target.receipt is not None and target.receipt.state == plan.state:
         return target.receipt.generation
     return next_number(known)
+
+
+def _replaced(plan: Plan, target: TargetSeen) -> int:
+    """The generation that the new tree takes the place of; a repair takes the place of nothing."""
+    if target.receipt is None:
+        return 0
+    return target.receipt.replaced if target.receipt.state == plan.state else target.receipt.generation
 
 
 def _require_unmoved(target: TargetSeen) -> None:

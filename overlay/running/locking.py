@@ -48,7 +48,8 @@ def hold_against_lock(opened: Opened, composition: Composition) -> None:
             subject=opened.path,
             hint=f"overlay lock {opened.path}",
         )
-    fresh = make_lock(opened.pinnable, composition, "headers", Measured())
+    plain = opened.without_engine()
+    fresh = make_lock(plain.pinnable, composition if plain is opened else plain.compose(), "headers", Measured())
     refuse(compare(lock, fresh), opened.path)
 
 

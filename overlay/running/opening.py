@@ -75,6 +75,11 @@ class Opened:
         """What a lock of this is made of."""
         return Pinnable(manifest=self.manifest, stack_sha256=self.stack_sha256, base=self.base, donors=self.donors)
 
+    def without_engine(self) -> Opened:
+        """The same without the changes that are only made for an engine: what a lock pins."""
+        groups = tuple(tuple(_without_engine(layer) for layer in group) for group in self.groups)
+        return self if groups == self.groups else replace(self, groups=groups)
+
     def compose(self) -> Composition:
         """The checkpoint that the manifests describe; raises what `core.composing.compose` raises."""
         return compose(self.base, self.groups, self.name)
@@ -86,7 +91,13 @@ def lock_path(manifest_path: str) -> str:
 
 
 def open_manifest(
-    path: str, places: Places, *, with_lock: bool = True, engine: str = "", below: tuple[str, ...] = ()
+    path: str,
+    places: Places,
+    *,
+    with_lock: bool = True,
+    engine: str = "",
+    above: Lock | None = None,
+    below: tuple[str, ...] = (),
 ) -> Opened:
     """Read the manifest at `path`, its lock, its base, its donors and the sidecars that it takes from elsewhere.
 
@@ -95,6 +106,7 @@ def open_manifest(
         places: where things are on this machine; a `base` there is the one at the bottom.
         with_lock: whether to read the lock beside it.
         engine: also take the changes that the manifest makes for this engine.
+        above: the lock of the manifest that stands on this one: it pins the commit of the checkpoint at the bottom.
         below: the manifests that stand on this one, to notice a circle.
 
     Raises:
@@ -111,10 +123,11 @@ def open_manifest(
     folder = os.path.dirname(os.path.abspath(path))
     parent = _parent_manifest(manifest, folder)
     if parent is not None:
-        under = open_manifest(parent, places, with_lock=False, engine=engine, below=(*below, real))
+        pinned = lock or above
+        under = open_manifest(parent, places, with_lock=False, engine=engine, above=pinned, below=(*below, real))
         base, groups = under.base, under.groups
     else:
-        base, groups = _open_base(manifest, folder, places, lock), ()
+        base, groups = _open_base(manifest, folder, places, lock or above), ()
     layer, donors = _open_layer(manifest, folder, places, lock, engine)
     return Opened(
         path=path,
@@ -148,9 +161,10 @@ def stack(opened: Sequence[Opened]) -> Opened:
     if len(layers) == 1:
         return first
     donors = {f"{one.manifest.name}.{name}": donor for one in tops for name, donor in one.donors.items()}
-    return replace(
-        first, lock=None, lock_sha256=None, base=_with_texts(first.base, groups), donors=donors, groups=groups
-    )
+    locks = [one.lock_sha256 for one in tops if one.lock_sha256 is not None]
+    pinned = sha256_of(strict_json.canonical(sorted(locks))) if len(locks) == len(tops) else None
+    base = _with_texts(first.base, groups)
+    return replace(first, lock=None, lock_sha256=pinned, base=base, donors=donors, groups=groups)
 
 
 def open_pair(base: str, graft: str, places: Places, name: str = "") -> Opened:
@@ -243,11 +257,16 @@ def _file_inputs(manifest: Manifest, folder: str, places: Places, engine: str) -
     """The changes to each sidecar: the manifest's own, then those for the engine."""
     inputs: dict[str, tuple[FileInput, ...]] = {}
     profile = manifest.engines.get(engine)
-    for files in (manifest.files, profile.files if profile is not None else {}):
+    for needed_by, files in (("", manifest.files), (engine, profile.files if profile is not None else {})):
         for name, change in files.items():
             taken = _taken(name, change.from_, folder, places) if change.from_ else None
-            inputs[name] = (*inputs.get(name, ()), FileInput(change, taken))
+            inputs[name] = (*inputs.get(name, ()), FileInput(change, taken, needed_by))
     return inputs
+
+
+def _without_engine(layer: Layer) -> Layer:
+    files = {name: tuple(entry for entry in entries if not entry.engine) for name, entries in layer.files.items()}
+    return replace(layer, files={name: entries for name, entries in files.items() if entries})
 
 
 def _with_texts(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> Checkpoint:

@@ -98,7 +98,9 @@ def decide(
         require_fresh(saved, make_plan(composition, seen, findings, link))
     hold_against_lock(opened, composition)
     proofs = prove_composition(opened, composition, content=content, reporter=reporter)
-    return Decision(make_plan(composition, seen, findings, link, proofs.digests.keys()), seen, proofs)
+    return Decision(
+        make_plan(composition, seen, findings, link, proofs.digests.keys(), opened.lock_sha256), seen, proofs
+    )
 
 
 def read_plan(path: str) -> Mapping[str, Any]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -34,12 +33,6 @@ class Memory(Enum):
     KNOWN = "hashed here, and untouched since"
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    fingerprint: Fingerprint
-    digests: Digests
-
-
 def cache_folder() -> str:
     """The user's cache folder for this program: ``$OVERLAY_CACHE``, else under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -51,51 +44,40 @@ class ProofStore:
 
     def __init__(self, folder: str | None = None) -> None:
         self._path = os.path.join(folder or cache_folder(), STORE_NAME)
-        self._by_path: dict[str, _Entry] = {}
-        self._by_fingerprint: dict[Fingerprint, Digests] = {}
+        self._seen: dict[str, Fingerprint] = {}
+        """Path to the inode that was last remembered there."""
+        self._digests: dict[Fingerprint, Digests] = {}
+        self._recipes: dict[Fingerprint, str] = {}
         self._load()
 
     def recall(self, file: FileSeen) -> tuple[Memory, Digests | None]:
         """What is remembered of `file`; digests only when they still hold."""
-        digests = self._by_fingerprint.get(file.fingerprint)
-        if digests is not None and not digests.sha256.startswith(_RECIPE):
+        digests = self._digests.get(file.fingerprint)
+        if digests is not None:
             return Memory.KNOWN, digests
-        if digests is not None:  # untouched since it was made, and never read
-            return Memory.UNKNOWN, None
-        known = file.location in self._by_path
-        return (Memory.CHANGED if known else Memory.UNKNOWN), None
+        touched = self._seen.get(file.location, file.fingerprint) != file.fingerprint
+        return (Memory.CHANGED if touched else Memory.UNKNOWN), None
 
     def remember(self, file: FileSeen, digests: Digests) -> None:
         """Remember what hashing `file` gave; does nothing where the cache cannot be written."""
-        self._keep(file.location, _Entry(file.fingerprint, digests))
-        line = orjson.dumps(
-            [file.location, list(file.fingerprint), digests.size, digests.sha256, digests.xxh3_128],
-            option=orjson.OPT_APPEND_NEWLINE,
-        )
-        try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self._path, flags, 0o600)
-        except OSError:
-            return
-        try:
-            os.write(descriptor, line)
-        except OSError:
-            pass  # a full disk must not fail the command for the sake of a cache
-        finally:
-            os.close(descriptor)
+        self._keep(file.location, file.fingerprint, digests)
+        self._append(file.location, file.fingerprint, digests)
 
     def remember_again(self, before: FileSeen, now: FileSeen) -> None:
         """Let what is remembered of `before` hold for `now`: the same bytes under another path, or after a link was made.
 
         Does nothing if more than path and ctime differ, or if nothing is remembered.
         """
-        known = self._by_fingerprint.get(before.fingerprint)
-        if known is None or now.fingerprint[:-1] != before.fingerprint[:-1]:
+        if now.fingerprint[:-1] != before.fingerprint[:-1]:
             return
-        if self._by_path.get(now.location) != _Entry(now.fingerprint, known):
-            settle(now)
-            self.remember(now, known)
+        digests, recipe = self._digests.get(before.fingerprint), self._recipes.get(before.fingerprint)
+        if self._seen.get(now.location) == now.fingerprint or (digests is None and recipe is None):
+            return
+        settle(now)
+        if digests is not None:
+            self.remember(now, digests)
+        if recipe is not None:
+            self.remember_recipe(now, recipe)
 
     def remember_recipe(self, file: FileSeen, recipe: str) -> None:
         """Remember what `file` was made from, where making it did not read its bytes."""
@@ -103,8 +85,21 @@ class ProofStore:
 
     def recipe_of(self, file: FileSeen | None) -> str:
         """What `file`, untouched since, was made from; "" where that is not remembered."""
-        digests = self._by_fingerprint.get(file.fingerprint) if file is not None else None
-        return digests.sha256.removeprefix(_RECIPE) if digests and digests.sha256.startswith(_RECIPE) else ""
+        return self._recipes.get(file.fingerprint, "") if file is not None else ""
+
+    def _append(self, path: str, fingerprint: Fingerprint, digests: Digests) -> None:
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags, 0o600)
+        except OSError:
+            return
+        try:
+            os.write(descriptor, _line(path, fingerprint, digests))
+        except OSError:
+            pass  # a full disk must not fail the command for the sake of a cache
+        finally:
+            os.close(descriptor)
 
     def _load(self) -> None:
         try:
@@ -115,30 +110,39 @@ class ProofStore:
         for line in lines:
             try:
                 path, numbers, size, sha256, xxh3 = orjson.loads(line)
-                self._keep(path, _Entry(Fingerprint(*numbers), Digests(size, sha256, xxh3)))
-            except (ValueError, TypeError):
+                self._keep(path, Fingerprint(*numbers), Digests(size, sha256, xxh3))
+            except (ValueError, TypeError, AttributeError):
                 continue
         if sum(map(len, lines)) > _COMPACT_ABOVE:
             self._compact()
 
-    def _keep(self, path: str, entry: _Entry) -> None:
-        self._by_path[path] = entry
-        self._by_fingerprint[entry.fingerprint] = entry.digests
+    def _keep(self, path: str, fingerprint: Fingerprint, digests: Digests) -> None:
+        self._seen[path] = fingerprint
+        if digests.sha256.startswith(_RECIPE):
+            self._recipes[fingerprint] = digests.sha256.removeprefix(_RECIPE)
+        else:
+            self._digests[fingerprint] = digests
 
     def _compact(self) -> None:
-        """Rewrite the file with one line a path."""
-        entries: list[Any] = [
-            [path, list(e.fingerprint), e.digests.size, e.digests.sha256, e.digests.xxh3_128]
-            for path, e in self._by_path.items()
-        ]
+        """Rewrite the file with what is known of the last inode of each path."""
         temporary = f"{self._path}.{os.getpid()}"
         try:
             with open(temporary, "xb") as stream:
-                stream.writelines(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in entries)
+                for path, fingerprint in self._seen.items():
+                    if fingerprint in self._digests:
+                        stream.write(_line(path, fingerprint, self._digests[fingerprint]))
+                    if fingerprint in self._recipes:
+                        made = Digests(fingerprint.size, f"{_RECIPE}{self._recipes[fingerprint]}", "")
+                        stream.write(_line(path, fingerprint, made))
             os.chmod(temporary, 0o600)
             os.replace(temporary, self._path)
         except OSError:
             return
+
+
+def _line(path: str, fingerprint: Fingerprint, digests: Digests) -> bytes:
+    fields = [path, list(fingerprint), digests.size, digests.sha256, digests.xxh3_128]
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def settle(file: FileSeen) -> None:
