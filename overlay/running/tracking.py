@@ -137,7 +137,7 @@ def undo(target: str, number: int | None, reporter: Reporter, *, force: bool = F
         if seen.state is TargetState.FOREIGN:
             _require_ours(seen)
         chosen = _choose(read_generations(target), seen, number)
-        damage = [] if force else errors(_check_generation(chosen, reporter))
+        damage = [] if force else errors(_check_generation(chosen, target, reporter))
         if damage:
             raise Conflict(
                 damage[0].line,
@@ -167,9 +167,10 @@ def _choose(kept: Sequence[Generation], seen: TargetSeen, number: int | None) ->
     return candidates[-1]
 
 
-def _check_generation(generation: Generation, reporter: Reporter) -> list[Finding]:
+def _check_generation(generation: Generation, target: str, reporter: Reporter) -> list[Finding]:
     seen = look_at_target(generation.path)
-    return [*check_receipt(seen), *check_touched(seen, reporter), *_check_sources(generation.receipt, reporter)]
+    touched = check_touched(seen, reporter, formerly=target)
+    return [*check_receipt(seen), *touched, *_check_sources(generation.receipt, reporter)]
 
 
 def _check_sources(receipt: Receipt, reporter: Reporter) -> Iterator[Finding]:

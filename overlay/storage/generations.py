@@ -67,6 +67,8 @@ def adopt(tree: str, target: str) -> None:
     others = [generation for generation in read_generations(target) if generation.path != path]
     for generation in others[: 1 - KEPT]:  # never the tree that was current until now, however old it is
         _forget(generation.path)
+    for name in os.listdir(folder):
+        _remove_hollow(os.path.join(folder, name))
 
 
 def rename_by_number(path: str, target: str) -> None:
@@ -75,10 +77,10 @@ def rename_by_number(path: str, target: str) -> None:
     An entry that holds an empty folder, which was no generation, is removed.
     """
     receipt = read_receipt(path)[0]
+    if receipt is None:
+        _remove_hollow(path)
+        return
     with suppress(OSError):
-        if receipt is None:
-            os.rmdir(path)
-            return
         wanted = os.path.join(folder_of(target), f"{receipt.generation:06d}")
         if wanted != path and not os.path.lexists(wanted):
             os.rename(path, wanted)
@@ -86,11 +88,18 @@ def rename_by_number(path: str, target: str) -> None:
 
 def _forget(tree: str) -> None:
     """Delete a generation, its receipt last: what an interrupted run leaves of it is known and forgotten again."""
-    with suppress(OSError):
-        for entry in os.scandir(tree):
+    with suppress(OSError), os.scandir(tree) as entries:
+        for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != STATE_FOLDER:
                     shutil.rmtree(entry.path, ignore_errors=True)
             else:
                 os.unlink(entry.path)
     shutil.rmtree(tree, ignore_errors=True)
+
+
+def _remove_hollow(tree: str) -> None:
+    """Remove folders that hold nothing: all that a deletion may leave which was interrupted after the receipt."""
+    for path in (os.path.join(tree, STATE_FOLDER), tree):
+        with suppress(OSError):
+            os.rmdir(path)
