@@ -27,6 +27,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "overlay"]
 MANIFEST = REPOSITORY / "manifests" / "glm-5.2-nvfp4-mtp.yaml"
 GRAFT = "model-00046-of-00046.safetensors"
+MAX_PEAK_MB = 250
+TENSORS = 8
+"""Tensors of a dense shard."""
 
 PARSE_AND_DUMP = """
 import orjson, os, sys
@@ -48,8 +51,12 @@ def main() -> None:
         work = Path(folder)
         os.environ["OVERLAY_CACHE"] = str(work / "cache")
         bench_start(options.rounds)
-        bench_full_size(work, options.rounds)
-        bench_content(work, options.rounds, options.dense_gb)
+        built = bench_full_size(work, options.rounds)
+        bench_replacing(work, built, options.rounds)
+        dense = work / "dense"
+        files = write_dense(dense, options.dense_gb)
+        bench_trimming(dense, files, options.rounds)
+        bench_content(dense, files, options.rounds)
 
 
 def bench_start(rounds: int) -> None:
@@ -59,8 +66,8 @@ def bench_start(rounds: int) -> None:
     say("overlay --help / python -c 'import click'", ratios, limit=2.5)
 
 
-def bench_full_size(work: Path, rounds: int) -> None:
-    """The founding case on sparse files: 46 shards, 233,087 tensors, 460 GB apparent."""
+def bench_full_size(work: Path, rounds: int) -> Path:
+    """The founding case on sparse files: 46 shards, 233,087 tensors, 460 GB apparent; gives back its manifest."""
     subprocess.run([sys.executable, REPOSITORY / "benchmarks" / "full_size.py", work], check=True, stdout=sys.stderr)
     built = build_graft(work)
     index, copy = work / "base" / "model.safetensors.index.json", work / "index.out"
@@ -81,7 +88,8 @@ def bench_full_size(work: Path, rounds: int) -> None:
     say("full-size apply / orjson parse + dump of the index", apply_ratios, limit=5)
     say("full-size verify --level headers / the same", verify_ratios, limit=5)
     for name, peak in peaks.items():
-        print(f"  peak memory of {name}: {peak / 1e6:.0f} MB (limit 250)")
+        say_peak(name, peak)
+    return built
 
 
 def build_graft(work: Path) -> Path:
@@ -90,9 +98,11 @@ def build_graft(work: Path) -> Path:
     places = ["--base", str(work / "base"), "--donor", f"bf16={work / 'donor'}"]
     manifest, first = str(work / "founding.yaml"), work / "first"
     taken, peak = measure([*COMMAND, "lock", manifest, "--level", "headers", *places])
-    print(f"  lock --level headers of base and donor: {taken:.2f} s, peak memory {peak / 1e6:.0f} MB (limit 250)")
+    print(f"  lock --level headers of base and donor: {taken:.2f} s")
+    say_peak("lock", peak)
     taken, peak = measure([*COMMAND, "apply", manifest, *places, "-o", str(first), "--link", "symlink"])
-    print(f"  apply that builds the 19.9 GB graft, hashed: {taken:.2f} s, peak memory {peak / 1e6:.0f} MB (limit 250)")
+    print(f"  apply that builds the 19.9 GB graft, hashed: {taken:.2f} s")
+    say_peak("it", peak)
     repository = work / "published"
     repository.mkdir()
     for name in ("founding.yaml", "founding.lock.json"):
@@ -101,10 +111,71 @@ def build_graft(work: Path) -> Path:
     return repository / "founding.yaml"
 
 
-def bench_content(work: Path, rounds: int, gigabytes: float) -> None:
+def bench_replacing(work: Path, built: Path, rounds: int) -> None:
+    """Replacing 372 tensors over 62 of 83 sparse shards, against a plain graft on the same base, and against cp.
+
+    Of sparse shards no byte is copied, so that cp has nothing to do but to make 62 files; `bench_trimming` compares bytes.
+    """
+    folder = work / "replacing"
+    subprocess.run([sys.executable, REPOSITORY / "benchmarks" / "replacing.py", folder], check=True, stdout=sys.stderr)
+    plain, serve, copies = folder / "plain", folder / "serve", folder / "copies"
+    unpinned = folder / "published"  # without the lock, which pins another base
+    unpinned.mkdir()
+    shutil.copy(built, unpinned / built.name)
+    os.link(built.with_name(GRAFT), unpinned / GRAFT)
+    grafting = [*COMMAND, "apply", str(unpinned / built.name), "--base", str(folder / "base83"), "--link", "symlink"]
+    manifest = str(folder / "replacing.yaml")
+    plan_ratios, apply_ratios, peaks = [], [], {"plan": 0, "apply": 0}
+    seconds_taken: dict[str, list[float]] = {"graft": [], "plan": [], "apply": [], "cp": []}
+    for _ in range(rounds):
+        for place in (plain, serve, copies):
+            shutil.rmtree(place, ignore_errors=True)
+        one = seconds([*grafting, "-o", str(plain)])
+        planned, peak = measure([*COMMAND, "plan", manifest, "-o", str(serve), "--link", "symlink"])
+        peaks["plan"] = max(peaks["plan"], peak)
+        applied, peak = measure([*COMMAND, "apply", manifest, "-o", str(serve), "--link", "symlink"])
+        peaks["apply"] = max(peaks["apply"], peak)
+        trimmed = [path for path in serve.glob("*.safetensors") if not path.is_symlink()]
+        sources = [folder / "base83" / path.name for path in trimmed if (folder / "base83" / path.name).exists()]
+        require(len(sources) == 62)
+        copied = seconds(copying(sources, copies))
+        plan_ratios.append(planned / one)
+        apply_ratios.append(applied / copied)
+        for name, taken in zip(seconds_taken, (one, planned, applied, copied), strict=True):
+            seconds_taken[name].append(taken)
+    say("plan that replaces 372 tensors in 62 of 83 shards / plain apply of a graft on that base", plan_ratios, limit=2)
+    say("apply of it / cp --sparse=auto and fsync of the 62 shards, all holes", apply_ratios)
+    middles = {name: f"{statistics.median(taken):.2f} s" for name, taken in seconds_taken.items()}
+    print(f"  of these, in seconds: {', '.join(f'{name} {middle}' for name, middle in middles.items())}")
+    for name, peak in peaks.items():
+        say_peak(f"the replacing {name}", peak)
+
+
+def bench_trimming(dense: Path, files: Sequence[Path], rounds: int) -> None:
+    """Taking a tensor out of each dense shard, against cp of the same shards; both end on the disk."""
+    manifest, serve, copies = dense.parent / "trim.yaml", dense.parent / "trimmed", dense.parent / "copies"
+    manifest.write_text(f'overlay: 1\nname: trim\nbase: {dense}\ndrop: ["t*.{TENSORS // 2}"]\n')
+    ratios = []
+    for _ in range(rounds):
+        for place in (serve, copies):
+            shutil.rmtree(place, ignore_errors=True)
+        os.sync()
+        copied = seconds(copying(files, copies))
+        os.sync()
+        ratios.append(seconds([*COMMAND, "apply", str(manifest), "-o", str(serve)]) / copied)
+    for place in (serve, copies):
+        shutil.rmtree(place)
+    say("apply that trims dense shards / cp and fsync of the same shards", ratios, limit=1.5)
+
+
+def copying(files: Sequence[Path], folder: Path) -> list[str | Path]:
+    """The command that copies `files` to the new folder `folder` and waits until they are on the disk."""
+    script = 'mkdir "$0" && cp --sparse=auto "$@" "$0" && sync "$0"/*'
+    return ["sh", "-c", script, folder, *files]
+
+
+def bench_content(dense: Path, files: Sequence[Path], rounds: int) -> None:
     """Verification of content against the limit (sha256 on two threads) and against the Hub client's way of doing it."""
-    dense = work / "dense"
-    files = write_dense(dense, gigabytes)
     limit_ratios, peer_ratios = [], []
     for _ in range(rounds):
         limit = clock(lambda: hash_on_threads(files, 2))
@@ -120,17 +191,19 @@ def write_dense(folder: Path, gigabytes: float) -> list[Path]:
     """A dense checkpoint of four equal shards; returns them, read once so that they are cached."""
     folder.mkdir()
     block = os.urandom(1 << 20)
-    blocks = int(gigabytes * 1e9 / 4 / len(block))
-    weight_map, files = {}, []
+    blocks = int(gigabytes * 1e9 / 4 / TENSORS / len(block))
+    weight_map: dict[str, str] = {}
+    files = []
     for number in range(1, 5):
         path = folder / f"model-{number:05d}-of-00004.safetensors"
+        names = [f"t{number}.{place}" for place in range(TENSORS)]
         with path.open("wb") as stream:
-            stream.write(render_header([(f"t{number}", "U8", (blocks * len(block),))]))
-            for _ in range(blocks):
+            stream.write(render_header([(name, "U8", (blocks * len(block),)) for name in names]))
+            for _ in range(TENSORS * blocks):
                 stream.write(block)
-        weight_map[f"t{number}"] = path.name
+        weight_map |= dict.fromkeys(names, path.name)
         files.append(path)
-    total = 4 * blocks * len(block)
+    total = 4 * TENSORS * blocks * len(block)
     (folder / "model.safetensors.index.json").write_bytes(new_index(weight_map, {"total_size": total}))
     hash_on_threads(files, 2)
     return files
@@ -185,10 +258,19 @@ def require(condition: bool) -> None:
 
 
 def say(what: str, ratios: Sequence[float], *, limit: float | None = None, floor: float | None = None) -> None:
-    middle = statistics.median(ratios)
-    bound, met = (f"at most {limit}", middle <= limit) if limit is not None else (f"at least {floor}", middle >= floor)
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"  {what}: {middle:.2f} ({spread}; {bound}: {'met' if met else 'NOT MET'})", flush=True)
+    """Print the median of `ratios` with their spread, and whether it keeps the `limit` or the `floor`, if there is one."""
+    middle, spread = statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
+    verdict = "no limit"
+    if limit is not None:
+        verdict = f"at most {limit}: {'met' if middle <= limit else 'NOT MET'}"
+    elif floor is not None:
+        verdict = f"at least {floor}: {'met' if middle >= floor else 'NOT MET'}"
+    print(f"  {what}: {middle:.2f} ({spread}; {verdict})", flush=True)
+
+
+def say_peak(what: str, peak: int) -> None:
+    met = "met" if peak <= MAX_PEAK_MB * 1e6 else "NOT MET"
+    print(f"  peak memory of {what}: {peak / 1e6:.0f} MB (at most {MAX_PEAK_MB}: {met})", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def _cli_page() -> Iterator[str]:
     yield from ("# Commands", "", _NOTE.format(source="the help of the commands"), "")
     yield "Data goes to stdout, words and progress to stderr. Every error is an `error:` line and a `hint:` line."
     yield 'With `--json` one document comes in every case, also on failure: `{"kind": …, "format": 1, …}`.'
+    yield "When the reader of the output closes the pipe (`overlay … | head`), the command prints no error and ends with"
+    yield "141, which a shell reports of a program that SIGPIPE ended: 0 would be a verdict that nobody read."
     yield from ("", "| exit code | meaning |", "|---|---|")
     yield from (f"| {code} | {meaning} |" for code, meaning in _EXITS)
     yield from ("", "## overlay", "", *_help(group))

@@ -109,7 +109,7 @@ def apply(
 
     \b
     Reads:   the manifest, its lock, all headers and sidecars of base and donors; of weights only what a graft takes.
-    Writes:  the target, and beside it .DIR.overlay.lock, which keeps two runs apart; never the base.
+    Writes:  the target; beside it .DIR.overlay.lock, and .DIR.overlay-generations with the trees before; never the base.
     Exits:   0 done, 1 not what the lock or expect says, 3 invalid input, 4 conflict, 5 environment.
     Example: overlay apply glm-5.2-nvfp4-mtp.yaml -o serve/
              overlay apply mtp.yaml template-fix.yaml --engine vllm -o serve/

@@ -20,7 +20,7 @@ from overlay.cli.output import Output, report_error
 from overlay.errors import EnvironmentFault, OverlayError
 
 _VERBS = {
-    "init": ("making", "Write a manifest from a base and a diff-only repository."),
+    "init": ("making", "Write a manifest from a base and a diff-only repository or derived checkpoint."),
     "lock": ("making", "Pin sizes and digests of everything that a manifest names."),
     "plan": ("applying", "Show what apply would link, build and write; change nothing."),
     "apply": ("applying", "Assemble a serving directory, atomically, without copying the base."),

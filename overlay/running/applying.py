@@ -98,6 +98,7 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
         )
         _recheck(stage, receipt, lambda count: None)
         stage.write(RECEIPT_NAME, render_receipt(receipt))  # last: a tree without it is nobody's
+        _require_unmoved(target)  # somebody without our lock may have put files there while the stage was filled
         stage.commit()
     work.remember_built()
     return Applied(receipt, changed=True, notes=plan.notes)
@@ -180,7 +181,7 @@ class _Work:
         )
 
     def _trim(self, part: TrimmedShard, stage: Stage, advance: Advance) -> PlacedFile:
-        """Copy what stays of a shard inside the kernel; its bytes are not read, so that only a lock knows their digest."""
+        """Copy what stays of a shard inside the kernel, unread; only proving or a lock knows its digest."""
         recipe = recipe_digest(part)
         same = next((file for file, _ in self._made_before(recipe) if self._store.recipe_of(file) == recipe), None)
         if same is not None:
@@ -190,16 +191,17 @@ class _Work:
             path = stage.path_of(part.name)
             write_trimmed(path, header_of(part), part.shard.file, part.runs, advance)
         self._trimmed[part.name] = recipe
+        known = self._proofs.trims.get(part.name)
         pinned = self._pins.lock.trims.get(part.name) if self._pins.lock is not None else None
         return PlacedFile(
             how="trim",
             origin=part.origin,
             source=part.shard.file.location,
             size=part.size,
-            sha256=pinned.sha256 if pinned is not None else None,
+            sha256=known.sha256 if known else pinned.sha256 if pinned is not None else None,
             header_sha256=part.header_sha256,
             recipe=recipe,
-            proof="unproven",
+            proof=_proof(known is not None),
         )
 
     def _reuse(self, name: str, recipe: str, stage: Stage) -> Digests | None:

@@ -22,7 +22,7 @@ from overlay.core.target import TargetState
 from overlay.errors import Conflict, InvalidInput, OverlayError
 from overlay.formats import strict_json
 from overlay.formats.header_text import layout_order, render_header
-from overlay.formats.manifest import FileChange, Manifest
+from overlay.formats.manifest import FileChange, Manifest, parse_manifest
 from overlay.formats.names import following_shard_names
 from overlay.formats.patterns import Pattern, select
 from overlay.storage.local import read_file
@@ -33,6 +33,10 @@ from overlay.storage.targets import look_at_target
 
 MANIFEST_NAME = "overlay.yaml"
 _DONOR = "diff"
+_MAX_OPERATIONS = 200
+"""Each costs a pass over the text; and nobody reads a longer patch."""
+_MAX_PATCH_BYTES = 64 * 1024
+"""Of the manifest that holds a patch; all together must stay readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +191,21 @@ def _files(base: Checkpoint, derived: Checkpoint, stage: Stage) -> Iterator[tupl
 
 
 def _patch(name: str, before: Sidecar, after: Sidecar) -> list[dict[str, Any]] | None:
-    """The patch that gives the very bytes of `after`; None where none does."""
+    """The patch that gives the very bytes of `after`; None where none does, or where it is no smaller thing to read."""
     old, new = read_file(before.file), read_file(after.file)
     try:
         operations = make_patch(strict_json.decode(old), strict_json.decode(new))
+        if len(operations) > _MAX_OPERATIONS:
+            return None
         change = FileChange(patch=operations)
-        if apply_change(name, old, change) != new:
+        if apply_change(name, old, change) != new or not _survives(name, change):
             return None
     except (strict_json.JsonProblem, OverlayError):
         return None
     return [operation.model_dump(mode="json", by_alias=True, exclude_unset=True) for operation in operations]
+
+
+def _survives(name: str, change: FileChange) -> bool:
+    """Whether `change` can stand in a manifest: YAML has no numbers of 40 digits."""
+    text = render_manifest(Manifest(overlay=1, name="x", base=".", files={name: change}))
+    return len(text) <= _MAX_PATCH_BYTES and parse_manifest(text).files[name] == change

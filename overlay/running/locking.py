@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from overlay.core.checkpoint import FileSeen
-from overlay.core.findings import Finding
+from overlay.core.findings import Finding, about
 from overlay.core.parts import BuiltShard, Composition, LinkedShard, TensorSource, TrimmedShard
 from overlay.core.pinning import Measured, compare, expected_digests, make_lock
 from overlay.core.progress import Reporter
@@ -56,7 +57,7 @@ def hold_against_lock(opened: Opened, composition: Composition) -> None:
 def prove_composition(
     opened: Opened, composition: Composition, *, content: bool, reporter: Reporter, jobs: int = 0
 ) -> Proofs:
-    """The digests of all linked shards, as far as they are known or asked for; with ``content``, those of donors too.
+    """The digests of all linked shards, as far as they are known or asked for; with ``content``, of donors and trims too.
 
     Raises:
         Mismatch: a shard's bytes are not what the lock, or the store it lies in, says.
@@ -65,7 +66,7 @@ def prove_composition(
     expected = expected_digests(opened.lock, composition) if opened.lock is not None else {}
     proofs = prove(files, expected, content=content, reporter=reporter, jobs=jobs)
     refuse(proofs.findings, opened.path)
-    return proofs
+    return replace(proofs, trims=_prove_trims(opened.lock, composition, opened.path, reporter)) if content else proofs
 
 
 def refuse(findings: Iterable[Finding], subject: str) -> None:
@@ -117,6 +118,28 @@ def check_made(opened: Opened, composition: Composition, reporter: Reporter) -> 
     return compare(opened.lock, make_lock(opened.pinnable, composition, "content", measured))
 
 
+def _prove_trims(lock: Lock | None, composition: Composition, subject: str, reporter: Reporter) -> dict[str, Digests]:
+    """What the trimmed shards will be, held against `lock`."""
+    made = {
+        shard.name: _digest_trim(shard, reporter) for shard in composition.shards if isinstance(shard, TrimmedShard)
+    }
+    pinned = {name: trim.sha256 for name, trim in lock.trims.items()} if lock is not None else {}
+    refuse(
+        [
+            about("LCK001", name, f"expected sha256 {pinned[name]} in the result, found {digests.sha256}")
+            for name, digests in made.items()
+            if pinned.get(name) and pinned[name] != digests.sha256
+        ],
+        subject,
+    )
+    return made
+
+
+def _digest_trim(shard: TrimmedShard, reporter: Reporter) -> Digests:
+    with reporter.task(f"digesting {shard.name}", shard.size) as advance:
+        return digest_trimmed(header_of(shard), shard.shard.file, shard.runs, advance)
+
+
 def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Measured:
     proofs = prove(_files_to_hash(composition), {}, content=True, reporter=reporter)
     refuse(proofs.findings, opened.path)
@@ -133,10 +156,10 @@ def _measure_made(
     for shard in composition.shards:
         if isinstance(shard, LinkedShard) and shard.origin == "base":
             continue
+        if isinstance(shard, TrimmedShard):
+            shards[shard.name] = _digest_trim(shard, reporter)
+            continue
         with reporter.task(f"digesting {shard.name}", shard.size) as advance:
-            if isinstance(shard, TrimmedShard):
-                shards[shard.name] = digest_trimmed(header_of(shard), shard.shard.file, shard.runs, advance)
-                continue
             header = shard.header if isinstance(shard, BuiltShard) else b""
             written = digest_shard(header, shard.sources, advance)
         tensors[shard.name] = written.tensors

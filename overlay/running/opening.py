@@ -71,6 +71,12 @@ class Opened:
         return digests[0][0] if [*map(len, digests)] == [1] else sha256_of(strict_json.canonical(digests))
 
     @property
+    def roots(self) -> set[str]:
+        """Folders of the base and of all donors, those of manifests further down included."""
+        below = {graft.donor.root for group in self.groups for layer in group for graft in layer.grafts if graft.donor}
+        return {self.base.root, *below, *(donor.root for donor in self.donors.values())}
+
+    @property
     def pinnable(self) -> Pinnable:
         """What a lock of this is made of."""
         return Pinnable(manifest=self.manifest, stack_sha256=self.stack_sha256, base=self.base, donors=self.donors)

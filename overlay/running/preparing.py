@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,7 +90,7 @@ def decide(
         Conflict: the target is not ours, or lies in or around one of the checkpoints that it is made from, or the plan is
             not the saved one any more.
     """
-    _require_apart(target, [opened.base.root, *(donor.root for donor in opened.donors.values())])
+    _require_apart(target, opened.roots)
     seen = look_at_target(target)
     findings = check_receipt(seen)
     findings += check_touched(seen, reporter)
@@ -144,7 +144,7 @@ def _manifest_in(folder: str) -> str | None:
     return None
 
 
-def _require_apart(target: str, roots: list[str]) -> None:
+def _require_apart(target: str, roots: Iterable[str]) -> None:
     """A target inside a base, or around one, would write into it or lose it; so would a history around one."""
     real, kept = os.path.realpath(target), history_folder(target)
     for root in roots:

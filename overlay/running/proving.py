@@ -7,7 +7,7 @@ that was never hashed here is taken on trust and said to be unproven, unless the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from overlay.core.checkpoint import FileSeen
@@ -31,6 +31,8 @@ class Proofs:
     """Files whose bytes are not what is expected."""
     unproven: tuple[str, ...]
     """Names of the files that were taken on trust."""
+    trims: Mapping[str, Digests] = field(default_factory=dict)
+    """Trimmed shard to what it will be, where its bytes were read."""
 
 
 def prove(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from overlay.core.checking import check, check_draft
@@ -147,10 +147,11 @@ def check_receipt(target: TargetSeen) -> list[Finding]:
     return findings + list(_check_behind_links(target, target.receipt, damaged))
 
 
-def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
+def check_touched(target: TargetSeen, reporter: Reporter, *, formerly: str = "") -> list[Finding]:
     """Large files of a target that were written to since they were hashed here, and no longer hold what the receipt says.
 
-    Costs a stat a file; only a file whose fingerprint changed is read.
+    Costs a stat a file; only a file whose fingerprint changed is read.  `formerly` is where the whole tree was when its
+    files were hashed, if it was moved since.
     """
     memory = ProofStore()
     findings: list[Finding] = []
@@ -161,6 +162,8 @@ def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
             continue
         file = file_at(os.path.join(target.path, name), name)
         recalled, known = memory.recall(file)
+        if recalled is Memory.UNKNOWN and formerly:
+            recalled, _ = memory.recall(replace(file, location=os.path.join(formerly, name)))
         if recalled is Memory.CHANGED:
             suspects[file.location] = (file, placed.sha256)
         elif known is not None and known.sha256 != placed.sha256:

@@ -99,6 +99,7 @@ def write_trimmed(path: str, header: bytes, file: FileSeen, runs: Iterable[Run],
             for run in runs:
                 copy_bytes(source, target, run.begin, run.end, at, advance)
                 at += run.end - run.begin
+            opened.finish()
         os.ftruncate(target, at)  # a hole at the end of the data is part of the file
         os.fsync(target)
     except BaseException:
@@ -171,6 +172,7 @@ def _stream(target: int | None, header: bytes, sources: Iterable[TensorSource], 
                 at += count
                 advance(count)
             tensors[source.name] = tensor_xxh.hexdigest()
+        opened.finish()
     return WrittenShard(Digests(at, file_sha.hexdigest(), file_xxh.hexdigest()), tensors)
 
 
@@ -192,27 +194,41 @@ class _Sources(ExitStack):
 
     def __init__(self) -> None:
         super().__init__()
-        self._location = ""
+        self._file: FileSeen | None = None
         self._descriptor = -1
 
     def descriptor_of(self, file: FileSeen) -> int:
         """A descriptor on `file`.
 
         Raises:
-            Conflict: it is no longer the file that was seen.
+            Conflict: it, or the one before, is no longer the file that was seen.
         """
-        if file.location != self._location:
-            self.close()
+        if self._file is None or file.location != self._file.location:
+            self.finish()
             self._descriptor = self.enter_context(open_regular(file.location))
-            self._location = file.location
-            # ctime moves when somebody makes a hard link; the bytes are the same then.
-            if fingerprint_of(os.fstat(self._descriptor))[:4] != file.fingerprint[:4]:
-                raise Conflict(
-                    "expected the donor's shard that was planned with, found one that changed since",
-                    subject=file.name,
-                    hint="run the command again",
-                )
+            self._file = file
+            self._require_seen(file)
         return self._descriptor
+
+    def finish(self) -> None:
+        """Close what is open; what was read of it must be what was seen to the end, or a cut file would pass for a hole.
+
+        Raises:
+            Conflict: it changed meanwhile.
+        """
+        if self._file is not None:
+            self._require_seen(self._file)
+        self.close()
+        self._file = None
+
+    def _require_seen(self, file: FileSeen) -> None:
+        # ctime moves when somebody makes a hard link; the bytes are the same then.
+        if fingerprint_of(os.fstat(self._descriptor))[:4] != file.fingerprint[:4]:
+            raise Conflict(
+                "expected the shard that was planned with, found one that changed since",
+                subject=file.name,
+                hint="run the command again",
+            )
 
 
 def _next_data(descriptor: int, begin: int, end: int) -> int:

@@ -14,16 +14,19 @@ from pydantic import BaseModel
 from overlay import api
 from overlay.cli.main import cli
 from overlay.core.findings import CODES
+from overlay.core.generations import KEEP
 from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch, OverlayError, UsageError
 from overlay.formats import dtypes, yaml_text
 from overlay.formats.lock import Lock, LockedFile, LockedGraft, LockedResult, LockedSource, LockedTensor
 from overlay.formats.manifest import (
+    Drop,
     EngineProfile,
     Expect,
     FileChange,
     Graft,
     Manifest,
     ManifestProblems,
+    PatchOperation,
     parse_manifest,
 )
 from overlay.formats.receipt import PlacedFile, Receipt
@@ -94,7 +97,10 @@ def test_a_code_that_a_page_names_is_registered(page: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "model"),
     [
-        *(("manifest.md", model) for model in (Manifest, Graft, Expect, FileChange, EngineProfile)),
+        *(
+            ("manifest.md", model)
+            for model in (Manifest, Graft, Drop, Expect, FileChange, PatchOperation, EngineProfile)
+        ),
         *(("lock.md", model) for model in (Lock, LockedSource, LockedFile, LockedGraft, LockedTensor, LockedResult)),
         *(("lock.md", model) for model in (Receipt, PlacedFile)),
     ],
@@ -102,7 +108,7 @@ def test_a_code_that_a_page_names_is_registered(page: Path) -> None:
 def test_every_key_is_documented(page: str, model: type[BaseModel]) -> None:
     keys = {field.alias or name for name, field in model.model_fields.items()}
 
-    assert set() == keys - set(re.findall(r"`(\w+)`", _text(page)))
+    assert set() == keys - set(re.findall(r"`([\w-]+)`", _text(page)))
 
 
 def test_every_dtype_is_documented() -> None:
@@ -130,20 +136,27 @@ def test_the_limits_of_yaml_are_those_of_the_page() -> None:
     "text",
     [
         "overlay: 1\nname: x\nbase: null\ndonors: {d: d}\ngrafts: [{shard: a.safetensors, from: d}]\n",
-        f"{_MANIFEST}drop: ['a.**']\n",
-        f"{_MANIFEST}grafts: [{{shard: a.safetensors, from: d, mode: replace}}]\n",
         f"{_MANIFEST}grafts: [{{shard: a.safetensors, from: d, steps: [{{copy: null}}]}}]\n",
-        f"{_MANIFEST}files: {{a.json: {{patch: []}}}}\n",
-        f"{_MANIFEST}files: {{a.json: {{merge: {{}}}}}}\n",
-        f"{_MANIFEST}files: {{a.json: {{remove: true}}}}\n",
     ],
 )
 def test_what_is_documented_as_refused_is_refused_before_anything_is_read(text: str, tmp_path: Path) -> None:
     parse_manifest(text.encode())
     (tmp_path / "x.yaml").write_text(text)
 
-    with pytest.raises(InvalidInput, match="this version carries out"):
+    with pytest.raises(InvalidInput, match="this version copies tensors and does not convert them"):
         api.plan(api.Request(sources=(str(tmp_path / "x.yaml"),)), str(tmp_path / "serve"))
+
+
+def test_what_is_documented_as_refused_is_all_of_it() -> None:
+    (table,) = re.findall(r"\| key \| refused unless \|\n\|---\|---\|\n((?:\|.*\n)+)", _text("manifest.md"))
+
+    assert ["base", "grafts[].steps"] == re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+
+
+def test_the_number_of_kept_generations_is_that_of_the_pages() -> None:
+    assert 3 == KEEP
+    assert "Three are kept beside the current one" in _text("guarantees.md")
+    assert "Three are kept beside the current one" in _text("concepts.md")
 
 
 # Links and names

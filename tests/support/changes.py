@@ -163,6 +163,12 @@ class Stack:
     def layers(self) -> list[Overlay]:
         return [*self.below, *self.tops]
 
+    def name_of(self, shard: str) -> str | None:
+        """The name that a shard of the base has in the target; None when all its tensors left."""
+        held = after_all(self.start, self.layers).shards
+        numbered = f"model-00001-of-{len(held):05d}.safetensors"
+        return None if shard not in held else numbered if shard == SINGLE and len(held) > 1 else shard
+
     def write(self, root: str | Path) -> list[Path]:
         """``base``, and every overlay over the manifest below it; gives back the manifests of the last group."""
         folder = Path(root)
