@@ -199,7 +199,7 @@ class _Work:
         )
 
     def _trim(self, part: TrimmedShard, stage: Stage, advance: Advance) -> PlacedFile:
-        """Copy what stays of a shard inside the kernel; its bytes are not read, so that proving or a lock knows their digest."""
+        """Copy what stays of a shard inside the kernel; its bytes are not read: only proof or a lock knows their digest."""
         recipe = recipe_digest(part)
         if self._reuse_trimmed(part.name, recipe, stage):
             advance(part.size)

@@ -11,6 +11,7 @@ import pytest
 from overlay import api
 from overlay.errors import Conflict
 from overlay.running import applying
+from overlay.storage import shard_writer
 from tests.generations.world import (
     FIRST_SHARD,
     GRAFTED,
@@ -273,7 +274,7 @@ def test_a_file_that_came_while_the_stage_was_filled_is_not_deleted(
 ) -> None:
     if existing:
         world.apply(GRAFTED)
-    real = applying.write_shard
+    real = shard_writer.write_shard
 
     def meanwhile(path: str, *rest: object) -> object:
         world.target.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from overlay.running import applying
-from overlay.storage import hashing
+from overlay.storage import hashing, shard_writer
 from tests.generations.world import (
     GRAFTED,
     HEAD,
@@ -38,8 +38,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return make
 
-    monkeypatch.setattr(applying, "write_shard", noted(applying.write_shard))
-    monkeypatch.setattr(applying, "write_trimmed", noted(applying.write_trimmed))
+    monkeypatch.setattr(applying, "write_shard", noted(shard_writer.write_shard))
+    monkeypatch.setattr(applying, "write_trimmed", noted(shard_writer.write_trimmed))
     return names
 
 

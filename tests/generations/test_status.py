@@ -263,7 +263,7 @@ def test_status_and_history_change_nothing(proven: World, change: Change | None)
     assert before == snapshot_of(proven.root)
 
 
-def test_status_of_a_tree_whose_deletion_leaves_a_lock_file_changes_nothing(world: World) -> None:
+def test_status_of_nothing_makes_nothing(world: World) -> None:
     with pytest.raises(InvalidInput):
         api.status(str(world.target))
 

@@ -18,6 +18,7 @@ import pytest
 from overlay import api
 from overlay.errors import OverlayError
 from overlay.storage import proofs
+from overlay.storage.generations import folder_of
 from overlay.storage.linking import LinkMode
 from tests.support.checkpoints import GRAFT_SHARD, contents_of, manifest_text, snapshot_of, write_graft
 from tests.support.faults import Change, Strike, died, failing, interrupting, killing, nothing, watched
@@ -59,11 +60,11 @@ class World:
         return [path for path in sorted(self.root.iterdir()) if path.name != "out"]
 
     def go_back(self) -> None:
-        """Make the target what it was at first."""
+        """Make the target what it was at first, without a history."""
+        shutil.rmtree(self.target, ignore_errors=True)
+        shutil.rmtree(folder_of(str(self.target)), ignore_errors=True)
         if self.existing:
             api.apply(api.Request(sources=(str(self.older),)), str(self.target), link=self.link)
-        else:
-            shutil.rmtree(self.target, ignore_errors=True)
 
     def go_on(self) -> None:
         """Make the target the new generation."""
@@ -77,8 +78,9 @@ class World:
         return contents_of(self.target) == self.new
 
     def left_over(self) -> set[str]:
-        """What lies beside the target, its lock file excepted."""
-        return set(os.listdir(self.target.parent)) - {"serve", ".serve.overlay.lock"}
+        """What lies beside the target and is no part of it: not its lock file, nor the old tree, kept or about to be."""
+        names = set(os.listdir(self.target.parent)) - {"serve", ".serve.overlay.lock", ".serve.overlay-generations"}
+        return {name for name in names if self.old is None or contents_of(self.target.parent / name) != self.old}
 
 
 @pytest.fixture(params=[(False, "auto"), (True, "hardlink"), (True, "copy")], ids=["absent", "hardlinked", "copied"])
