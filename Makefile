@@ -27,7 +27,7 @@ imports: $(BIN)/.dev ## the direction of imports
 	$(BIN)/lint-imports
 
 test: $(BIN)/.dev ## the tests, without the slow ones
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(BIN)/.dev ## full-size replicas, and the laws at full depth
 	$(BIN)/pytest -q -m slow -s

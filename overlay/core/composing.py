@@ -270,6 +270,7 @@ def _effect(layer: Layer, tree: _Tree) -> _Effect:
             home = tree.home_of(source.name)
             if source.name in own:
                 problems.append(_two_owners(source.name, f"{own[source.name]} of another graft", choice.graft.shard))
+                replaces += 1  # one problem is enough
             elif home is not None and choice.graft.mode == "replace":
                 superseded[source.name] = f"replaced by {layer.name}"
                 replaces += 1

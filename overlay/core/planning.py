@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from overlay.core.findings import Finding, about
 from overlay.core.parts import (
-    BuiltShard,
     Composition,
     LinkedShard,
     PatchedFile,
@@ -46,6 +45,8 @@ class Action:
     """Of the bytes, where they are known before they are placed."""
     source: str = ""
     """The real file, for a link, a copy or a trim; the donor's shards, for a build."""
+    recipe: str = ""
+    """Shards: digest of what the source was when it was looked at; a source that changed gives another one."""
     reason: str = ""
     """Why a file is not simply a link or a copy."""
     part: Part = field(default=b"", repr=False, compare=False)
@@ -60,6 +61,7 @@ class Action:
             "bytes": self.size,
             "sha256": self.sha256,
             "source": self.source,
+            "recipe": self.recipe,
         }
 
 
@@ -165,11 +167,16 @@ def moved_since(saved: Mapping[str, Any], plan: Plan) -> list[str]:
     """What is no longer as it was in a saved plan's document; empty when `plan` is that very plan."""
     now = plan.document()
     lines: list[str] = []
-    before = {action.get("name"): action for action in saved.get("actions", ()) if isinstance(action, dict)}
+    planned = saved.get("actions")
+    before = {
+        str(action.get("name")): action
+        for action in (planned if isinstance(planned, list) else ())
+        if isinstance(action, dict)
+    }
     after = {action["name"]: action for action in now["actions"]}
     lines += [
         f"{name}: expected {_in_words(before.get(name))}, found {_in_words(after.get(name))}"
-        for name in sorted(before.keys() | after.keys(), key=str)
+        for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]
     for key in ("target", "link", "state"):
@@ -182,17 +189,20 @@ def _in_words(action: Mapping[str, Any] | None) -> str:
     if action is None:
         return "no action"
     details = ", ".join(
-        f"{key} {action[key]}" for key in ("bytes", "sha256", "source") if action.get(key) not in (None, "")
+        f"{key} {action[key]}" for key in ("bytes", "sha256", "source", "recipe") if action.get(key) not in (None, "")
     )
     return f"{action.get('do')} ({details})"
 
 
-def recipe_digest(shard: BuiltShard | TrimmedShard) -> str:
+def recipe_digest(shard: ShardPart) -> str:
     """Digest of what a shard is made from: its header, and the source's ranges by name, size and time of last change.
 
     The place of the source does not count: a moved donor is still the same one.
     """
-    if isinstance(shard, TrimmedShard):
+    if isinstance(shard, LinkedShard):
+        file = shard.shard.file
+        ranges = [[file.name, file.size, file.fingerprint.mtime_ns]]
+    elif isinstance(shard, TrimmedShard):
         file = shard.shard.file
         ranges = [[file.name, file.size, file.fingerprint.mtime_ns, *run] for run in shard.runs]
     else:
@@ -262,13 +272,14 @@ def _actions(composition: Composition) -> Iterator[Action]:
 
 
 def _shard_action(shard: ShardPart) -> Action:
+    origin, size, recipe = shard.origin, shard.size, recipe_digest(shard)
     if isinstance(shard, LinkedShard):
-        return Action("link", shard.name, shard.origin, shard.size, source=shard.shard.file.location, part=shard)
+        return Action("link", shard.name, origin, size, source=shard.shard.file.location, recipe=recipe, part=shard)
     if isinstance(shard, TrimmedShard):
         location = shard.shard.file.location
-        return Action("trim", shard.name, shard.origin, shard.size, "", location, shard.reason, shard)
+        return Action("trim", shard.name, origin, size, "", location, recipe, shard.reason, shard)
     sources = ", ".join(sorted({source.file.name for source in shard.sources}))
-    return Action("build", shard.name, shard.origin, shard.size, source=sources, part=shard)
+    return Action("build", shard.name, origin, size, source=sources, recipe=recipe, part=shard)
 
 
 def _state(composition: Composition, link_mode: str) -> str:

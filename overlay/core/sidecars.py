@@ -7,7 +7,7 @@ from itertools import combinations
 
 from overlay.core.checkpoint import Checkpoint
 from overlay.core.parts import CopiedFile, FileInput, Layer, PatchedFile, SidecarPart
-from overlay.core.patching import apply_change, conflicts, touched
+from overlay.core.patching import JsonPointer, apply_change, conflicts, touched
 from overlay.errors import Conflict
 from overlay.formats.digest import sha256_of
 
@@ -69,7 +69,7 @@ def _require_disjoint(group: Sequence[Layer]) -> None:
                 [touch for entry in other.files[name] for touch in touched(entry.change)],
             )
             if pair is not None:
-                place = "/" + "/".join(pair[0].pointer) if pair[0].pointer else "the whole file"
+                place = str(JsonPointer(pair[0].pointer)) or "the whole file"
                 raise Conflict(
                     f"expected one overlay to touch {place}, found {one.name} and {other.name}",
                     subject=name,

@@ -22,8 +22,9 @@ from overlay.core.target import TargetState
 from overlay.errors import Conflict, InvalidInput, OverlayError
 from overlay.formats import strict_json
 from overlay.formats.header_text import layout_order, render_header
+from overlay.formats.index import new_index
 from overlay.formats.manifest import FileChange, Manifest, parse_manifest
-from overlay.formats.names import following_shard_names
+from overlay.formats.names import INDEX_NAME, following_shard_names
 from overlay.formats.patterns import Pattern, select
 from overlay.storage.local import read_file
 from overlay.storage.ranges import equal_ranges
@@ -33,6 +34,9 @@ from overlay.storage.targets import look_at_target
 
 MANIFEST_NAME = "overlay.yaml"
 _DONOR = "diff"
+_OF_MANIFESTS = (".yaml", ".yml", ".lock.json")
+_APART = "sidecars"
+"""The folder for sidecars that could be taken for the repository's own manifest or lock."""
 _MAX_OPERATIONS = 200
 """Each costs a pass over the text; and nobody reads a longer patch."""
 _MAX_PATCH_BYTES = 64 * 1024
@@ -83,6 +87,9 @@ def extract(
     drops = _drops(difference.dropped, base)
     with staged(target) as stage:
         shards = [_write(stage, shard, sources, reporter) for shard, sources in zip(names, groups, strict=True)]
+        if shards:
+            mapped = {source.name: shard for shard, sources in zip(names, groups, strict=True) for source in sources}
+            stage.write(INDEX_NAME, new_index(mapped, {"total_size": sum(shards)}))
         files = dict(_files(base, derived, stage))
         if not (shards or drops or files):
             raise InvalidInput(
@@ -186,8 +193,9 @@ def _files(base: Checkpoint, derived: Checkpoint, stage: Stage) -> Iterator[tupl
         if patch is not None:
             yield name, {"patch": patch}
         else:
-            stage.write(name, read_file(sidecar.file))
-            yield name, {"from": name}
+            kept = f"{_APART}/{name}" if name.endswith(_OF_MANIFESTS) else name
+            stage.write(kept, read_file(sidecar.file))
+            yield name, {"from": kept}
 
 
 def _patch(name: str, before: Sidecar, after: Sidecar) -> list[dict[str, Any]] | None:

@@ -122,7 +122,8 @@ def open_manifest(
     real = os.path.realpath(path)
     if real in below:
         circle = " -> ".join(os.path.basename(p) for p in (*below[below.index(real) :], real))
-        raise InvalidInput(f"expected a base that is a checkpoint in the end, found the circle {circle}", subject=path)
+        problem = f"expected a base that is a checkpoint in the end, found the circle {circle}"
+        raise InvalidInput(problem, subject=path, hint="let the lowest of them name a checkpoint as its base")
     manifest = read_manifest(path)
     _require_supported(manifest, path)
     lock, lock_sha256 = _read_lock(lock_path(path)) if with_lock else (None, None)

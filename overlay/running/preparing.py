@@ -58,6 +58,7 @@ def open_request(request: Request) -> Opened:
         raise UsageError(
             f"expected an engine of the manifest ({', '.join(known) or 'it names none'}), found {request.engine}",
             subject=stacked.path,
+            hint="name one of the manifest's engines, or leave --engine out",
         )
     return stacked
 

@@ -121,6 +121,7 @@ def copy_bytes(source: int, target: int, begin: int, end: int, at: int, advance:
             count = _copy_some(source, target, _stride(begin, at, stop), begin, at)
             if count == 0:
                 raise OSError(errno.EIO, "the source ended early")
+            os.posix_fadvise(target, at, count, os.POSIX_FADV_DONTNEED)
             begin += count
             at += count
             advance(count)
@@ -136,7 +137,7 @@ def _stride(begin: int, at: int, stop: int) -> int:
     if begin % _SHARED_BLOCK:
         return min(stop - begin, _SHARED_BLOCK - begin % _SHARED_BLOCK)
     whole = (stop - begin) // _SHARED_BLOCK * _SHARED_BLOCK
-    return min(whole, 1024 * BLOCK) or stop - begin
+    return min(whole, 64 * BLOCK) or stop - begin
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

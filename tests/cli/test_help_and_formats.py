@@ -27,6 +27,9 @@ GOOD = {
     "lock": "lock recipe/mtp.yaml",
     "plan": "plan recipe/mtp.yaml -o serve",
     "apply": "apply recipe/mtp.yaml -o serve",
+    "status": "status twice",
+    "history": "history twice",
+    "undo": "undo twice",
     "verify": "verify base",
     "inspect": "inspect base",
     "schema": "schema",
@@ -39,12 +42,25 @@ BAD = {
     "lock": ("lock gone.yaml", 3),
     "plan": ("plan recipe/mtp.yaml -o base/serve", 4),
     "apply": ("apply recipe/mtp.yaml -o gone/serve", 2),
+    "status": ("status base", 3),
+    "history": ("history gone", 3),
+    "undo": ("undo twice --to 9", 4),
     "verify": ("verify hf://org/gone", 5),
     "inspect": ("inspect gone", 3),
     "schema": ("schema --gone", 2),
     "demo": ("demo base", 2),
 }
 """A command line of each verb that fails, and its exit code."""
+
+
+@pytest.fixture
+def world(world: World, request: pytest.FixtureRequest) -> World:
+    """The small world; for a verb that looks at generations with ``twice``, a target that has been two trees."""
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if params.get("verb") in ("status", "history", "undo"):
+        assert 0 == run_here(["apply", "recipe/mtp.yaml", "-o", "twice", "-q"]).code
+        assert 0 == run_here(["apply", "recipe/mtp.yaml", "-o", "twice", "-q", "--link", "copy"]).code
+    return world
 
 
 @pytest.mark.parametrize("verb", VERBS)
