@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         verify,
     )
     from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch, OverlayError, UsageError
-    from overlay.running.opening import Places
+    from overlay.running.locating import Places
     from overlay.running.preparing import Request
 
 _HOMES = {
@@ -45,7 +45,7 @@ _HOMES = {
     **dict.fromkeys(
         ("Conflict", "EnvironmentFault", "InvalidInput", "Mismatch", "OverlayError", "UsageError"), "overlay.errors"
     ),
-    "Places": "overlay.running.opening",
+    "Places": "overlay.running.locating",
     "Request": "overlay.running.preparing",
 }
 

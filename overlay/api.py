@@ -26,18 +26,9 @@ from overlay.formats.model_config import parse_model_config
 from overlay.running.applying import Applied, Pins, apply_plan
 from overlay.running.examining import Status, assess, require_ours
 from overlay.running.extracting import Extracted, extract
+from overlay.running.locating import Places, locate, open_checkpoint, open_sound, portable, title_of
 from overlay.running.locking import pin, refuse, write_document
-from overlay.running.opening import (
-    Places,
-    locate,
-    lock_path,
-    open_checkpoint,
-    open_manifest,
-    open_pair,
-    open_sound,
-    portable,
-    title_of,
-)
+from overlay.running.opening import lock_path, open_manifest, open_pair
 from overlay.running.preparing import Request, decide, open_request
 from overlay.running.proving import Level
 from overlay.running.undoing import Undone, undo_target

@@ -11,7 +11,7 @@ from overlay import api
 from overlay.cli.output import chosen_output, output_options
 from overlay.report.progress import Bars
 from overlay.report.text import description_lines, finding_lines, verdict_lines
-from overlay.running.opening import Places
+from overlay.running.locating import Places
 from overlay.running.proving import LEVELS, Level
 
 _allow_root = click.option(

@@ -13,8 +13,8 @@ from overlay.errors import UsageError
 from overlay.formats.lock import LockLevel
 from overlay.report.progress import Bars
 from overlay.report.text import in_bytes, lock_lines
+from overlay.running.locating import Places
 from overlay.running.locking import write_document
-from overlay.running.opening import Places
 
 
 @click.command()

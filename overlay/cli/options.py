@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from overlay.running.opening import Places
+from overlay.running.locating import Places
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -304,13 +304,18 @@ def _require_unmoved(target: TargetSeen) -> None:
     """Hold the target, now that it is locked, against what was planned with.
 
     Raises:
-        Conflict: another run was here in between.
+        Conflict: another run was here in between, or somebody put files there.
     """
     now = look_at_target(target.path)
-    if (now.state, now.receipt, now.receipt_problem) != (target.state, target.receipt, target.receipt_problem):
+    if _identity(now) != _identity(target):
         raise Conflict(
             "expected the target that was planned with, found one that changed since", subject=target.path, hint=_AGAIN
         )
+
+
+def _identity(target: TargetSeen) -> tuple[object, ...]:
+    """Which tree it is, and which files it holds: a repair deletes the tree, with a file that came in between."""
+    return target.state, target.receipt, target.receipt_problem, target.entries.keys()
 
 
 def _is_file(path: str) -> bool:

@@ -5,40 +5,24 @@ from __future__ import annotations
 import filecmp
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from overlay.core.checking import check
-from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
-from overlay.core.composing import compose, require_sound
+from overlay.core.checkpoint import Checkpoint, Shard, Sidecar
+from overlay.core.composing import compose
 from overlay.core.deriving import Derived, derive
-from overlay.core.findings import errors
 from overlay.core.parts import Composition, FileInput, GraftInput, Layer
 from overlay.core.pinning import Pinnable
-from overlay.core.target import linked_files
-from overlay.errors import Conflict, InvalidInput, UsageError
+from overlay.errors import Conflict, InvalidInput
 from overlay.formats import strict_json, yaml_text
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Graft, Manifest, ManifestProblems, parse_manifest
 from overlay.formats.references import HubReference, parse_reference
+from overlay.running.locating import Places, file_of, locate, open_sound, portable, title_of
 from overlay.storage.files import read_document
 from overlay.storage.hub_cache import find_snapshot
-from overlay.storage.links import roots_for
-from overlay.storage.local import file_at, read_checkpoint, read_file, read_header
-from overlay.storage.targets import look_at_target
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where the user says that things are, beyond what a manifest says."""
-
-    base: str | None = None
-    """A local copy of the base."""
-    donors: Mapping[str, str] = field(default_factory=dict)
-    """Donor's name to a local copy."""
-    allowed_roots: tuple[str, ...] = ()
-    """Folders that a checkpoint's links may reach."""
+from overlay.storage.local import read_file, read_header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,34 +189,6 @@ def read_manifest(path: str) -> Manifest:
         ) from None
 
 
-def locate(reference: str, folder: str, commit: str | None = None) -> str:
-    """The directory on this machine that `reference` means, links resolved.
-
-    Raises:
-        UsageError: no reference at all.
-        EnvironmentFault: a Hub reference that the local cache does not hold.
-    """
-    try:
-        parsed = parse_reference(reference)
-    except ValueError as error:
-        raise UsageError(str(error), subject=reference, hint="name a folder, or hf://org/name[@revision]") from None
-    if isinstance(parsed, HubReference):
-        return os.path.realpath(find_snapshot(parsed, commit))
-    return os.path.realpath(os.path.join(folder, os.path.expanduser(parsed.path)))
-
-
-def open_checkpoint(
-    label: str, directory: str, places: Places, *, partial: bool = False, headers: bool = True
-) -> Checkpoint:
-    """Read the checkpoint in `directory`; what is wrong with it is in its findings."""
-    expected: dict[str, str] = {}
-    receipt = look_at_target(directory).receipt if os.path.isdir(directory) else None
-    if receipt is not None:  # a target of ours: its links lead where the receipt says
-        expected = linked_files(receipt)
-    roots = roots_for(directory, places.allowed_roots, expected)
-    return read_checkpoint(label, roots, partial=partial, headers=headers)
-
-
 def _digests(groups: Sequence[Sequence[Layer]]) -> list[list[str]]:
     return [[layer.manifest.digest for layer in group] for group in groups]
 
@@ -283,17 +239,6 @@ def _with_texts(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> Checkpoi
     return replace(base, sidecars={**base.sidecars, **texts}) if texts else base
 
 
-def open_sound(label: str, directory: str, places: Places, *, partial: bool = False) -> Checkpoint:
-    """Read the checkpoint in `directory`, and refuse it when anything is wrong with it.
-
-    Raises:
-        InvalidInput: it is not a checkpoint, or has errors; all are named.
-    """
-    seen = open_checkpoint(label, directory, places, partial=partial)
-    require_sound(seen, errors(check(seen)))
-    return seen
-
-
 def _open_base(manifest: Manifest, folder: str, places: Places, lock: Lock | None) -> Checkpoint:
     reference = places.base or str(manifest.base)
     commit = lock.base.commit if lock is not None and places.base is None else None
@@ -314,7 +259,7 @@ def _built_beside(folder: str, graft: Graft, places: Places) -> Shard | None:
     path = os.path.join(folder, graft.shard)
     if graft.tensors is None or not os.path.lexists(path):
         return None
-    file = _file_of(folder, graft.shard, graft.shard, places)
+    file = file_of(folder, graft.shard, graft.shard, places)
     try:
         return Shard(file, read_header(file))
     except HeaderProblem as problem:
@@ -325,28 +270,11 @@ def _taken(name: str, reference: str, folder: str, places: Places) -> Sidecar:
     """The file that `reference` means, to be known as `name`."""
     parsed = parse_reference(reference)
     if isinstance(parsed, HubReference):
-        file = _file_of(find_snapshot(HubReference(parsed.repo, parsed.revision)), parsed.file, name, places)
+        file = file_of(find_snapshot(HubReference(parsed.repo, parsed.revision)), parsed.file, name, places)
     else:
-        file = _file_of(folder, os.path.expanduser(parsed.path), name, places)
+        file = file_of(folder, os.path.expanduser(parsed.path), name, places)
     data = read_file(file)
     return Sidecar(file, sha256_of(data), data)
-
-
-def _file_of(folder: str, path: str, name: str, places: Places) -> FileSeen:
-    """The file at `path`, seen from `folder`.  A path may lead elsewhere in plain sight; a link in the folder may not.
-
-    Raises:
-        InvalidInput: there is no such file, or it is a link that leaves the folder.
-    """
-    file = file_at(os.path.join(folder, path), name)
-    in_plain_sight = os.path.isabs(path) or os.path.normpath(path).startswith("..")
-    if not in_plain_sight and not roots_for(os.path.realpath(folder), places.allowed_roots).admit(name, file.location):
-        raise InvalidInput(
-            f"expected a file inside {folder}, found a link to {file.location}",
-            subject=os.path.join(folder, path),
-            hint="copy the file in, or allow its folder with --allow-root",
-        )
-    return file
 
 
 def _read_lock(path: str) -> tuple[Lock | None, str | None]:
@@ -403,16 +331,3 @@ def _same_bytes(one: Shard, other: Shard) -> bool:
     if one.file.size != other.file.size or one.header.digest != other.header.digest:
         return False
     return filecmp.cmp(one.file.location, other.file.location, shallow=False)
-
-
-def title_of(reference: str) -> str:
-    """A manifest's name for a reference: its last part, in the letters that names may have."""
-    last = os.path.basename(reference.rstrip("/")) or "overlay"
-    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in last if c.isascii())
-    return kept.lstrip("._-")[:120] or "overlay"
-
-
-def portable(reference: str) -> str:
-    """`reference` as it can stand in a manifest anywhere on this machine: paths become absolute."""
-    parsed = parse_reference(reference)
-    return reference if isinstance(parsed, HubReference) else os.path.abspath(os.path.expanduser(parsed.path))

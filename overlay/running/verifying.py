@@ -21,8 +21,9 @@ from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target, linked_files, private_files
 from overlay.formats import model_config, strict_json
 from overlay.formats.receipt import Receipt
+from overlay.running.locating import Places, open_checkpoint
 from overlay.running.locking import check_made, hold_against_lock
-from overlay.running.opening import Places, open_checkpoint, open_manifest
+from overlay.running.opening import open_manifest
 from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.hashing import hash_file
 from overlay.storage.local import file_at, read_file
@@ -147,11 +148,10 @@ def check_receipt(target: TargetSeen) -> list[Finding]:
     return findings + list(_check_behind_links(target, target.receipt, damaged))
 
 
-def check_touched(target: TargetSeen, reporter: Reporter, *, formerly: str = "") -> list[Finding]:
+def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
     """Large files of a target that were written to since they were hashed here, and no longer hold what the receipt says.
 
-    Costs a stat a file; only a file whose fingerprint changed is read.  `formerly` is where the whole tree was when its
-    files were hashed, if it was moved since.
+    Costs a stat a file; only a file whose fingerprint changed is read.
     """
     memory = ProofStore()
     findings: list[Finding] = []
@@ -162,8 +162,8 @@ def check_touched(target: TargetSeen, reporter: Reporter, *, formerly: str = "")
             continue
         file = file_at(os.path.join(target.path, name), name)
         recalled, known = memory.recall(file)
-        if recalled is Memory.UNKNOWN and formerly:
-            recalled, _ = memory.recall(replace(file, location=os.path.join(formerly, name)))
+        if recalled is Memory.UNKNOWN and placed.how == "hardlink" and placed.source:  # hashed under its first name
+            recalled, _ = memory.recall(replace(file, location=placed.source))
         if recalled is Memory.CHANGED:
             suspects[file.location] = (file, placed.sha256)
         elif known is not None and known.sha256 != placed.sha256:

@@ -26,6 +26,7 @@ from overlay.storage.files import fingerprint_of, hint_for_errno, open_regular
 
 BLOCK: Final = 1 << 20
 _SHARED_BLOCK: Final = 4096
+_COPIED_AT_ONCE: Final = 64 * BLOCK
 _ZEROS: Final = bytes(BLOCK)
 
 
@@ -121,7 +122,8 @@ def copy_bytes(source: int, target: int, begin: int, end: int, at: int, advance:
             count = _copy_some(source, target, _stride(begin, at, stop), begin, at)
             if count == 0:
                 raise OSError(errno.EIO, "the source ended early")
-            os.posix_fadvise(target, at, count, os.POSIX_FADV_DONTNEED)
+            if count >= BLOCK:  # the disk begins to write now and not at the fsync, while the next piece is copied
+                os.posix_fadvise(target, at, count, os.POSIX_FADV_DONTNEED)
             begin += count
             at += count
             advance(count)
@@ -133,11 +135,11 @@ def _stride(begin: int, at: int, stop: int) -> int:
     The bytes before the first and after the last whole block are copied by calls of their own.
     """
     if (begin - at) % _SHARED_BLOCK:
-        return min(stop - begin, 64 * BLOCK)
+        return min(stop - begin, _COPIED_AT_ONCE)
     if begin % _SHARED_BLOCK:
         return min(stop - begin, _SHARED_BLOCK - begin % _SHARED_BLOCK)
     whole = (stop - begin) // _SHARED_BLOCK * _SHARED_BLOCK
-    return min(whole, 64 * BLOCK) or stop - begin
+    return min(whole, _COPIED_AT_ONCE) or stop - begin
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

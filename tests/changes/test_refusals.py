@@ -104,7 +104,8 @@ def _of_patches() -> Iterator[Case]:
     yield Case(
         what="a patch to a missing member",
         make=_patching({"op": "replace", "path": "/quantisation_config/bits", "value": 8}),
-        says="config.json: /quantisation_config/bits: operation 1 (replace): expected a member 'quantisation_config' in the document, "
+        says="config.json: /quantisation_config/bits: operation 1 (replace): "
+        "expected a member 'quantisation_config' in the document, "
         "found architectures, model_type, num_nextn_predict_layers, quantization_config",
         hint="did you mean /quantization_config?",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from overlay import api
 from overlay.core.generations import KEEP
 from overlay.errors import Conflict
 from overlay.formats.receipt import RECEIPT_NAME
+from overlay.running import applying
 from overlay.storage.targets import read_receipt
 from tests.generations.conftest import World, flip, tree_at
 from tests.support.checkpoints import GRAFT_SHARD, manifest_text
@@ -231,3 +233,24 @@ def test_an_apply_that_was_planned_over_another_generation_is_refused(
 
 def _never(*args: object, **kwargs: object) -> None:
     raise AssertionError("expected that nothing is built or hashed")
+
+
+@pytest.mark.parametrize("repair", [False, True], ids=["new tree", "repair"])
+def test_a_file_that_came_while_the_stage_was_filled_is_not_replaced_with_the_tree(
+    world: World, monkeypatch: pytest.MonkeyPatch, repair: bool
+) -> None:
+    world.apply("a")
+    flip(world.target / "LICENSE")
+    real = applying._recheck
+
+    def meanwhile(*arguments: Any) -> None:
+        (world.target / "mine.txt").write_text("mine")
+        real(*arguments)
+
+    monkeypatch.setattr(applying, "_recheck", meanwhile)
+
+    with pytest.raises(Conflict, match="found one that changed since"):
+        world.apply("a" if repair else "b")
+
+    assert "mine" == (world.target / "mine.txt").read_text()
+    assert set() == world.left_over()

@@ -247,3 +247,12 @@ def test_looking_changes_nothing(world: World) -> None:
     api.history(str(world.target))
 
     assert snapshot_of(world.root / "out") == before
+
+
+def test_a_write_into_a_base_that_is_hard_linked_is_a_write_into_the_target(world: World) -> None:
+    world.base_may_change = True
+    world.apply("a", link="hardlink", level="content")
+
+    flip(_base(world))
+
+    assert world.status() == (["modified"], {("LCK001", BASE_SHARD)})

@@ -235,7 +235,7 @@ def test_what_is_not_a_target_is_invalid_and_gets_nothing_laid_beside_it(world: 
 
     for verb in (api.undo, api.history, api.status):
         with pytest.raises(InvalidInput, match="expected a target that overlay assembled"):
-            verb(str(world.target))  # type: ignore[operator]
+            verb(str(world.target))
 
     assert not world.target.parent.exists() or world.left_over() == set()
     assert not world.target.parent.exists() or set(os.listdir(world.target.parent)) <= {"serve"}

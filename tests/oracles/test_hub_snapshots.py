@@ -15,7 +15,7 @@ import huggingface_hub
 import pytest
 
 import overlay
-from overlay.running.opening import Places
+from overlay.running.locating import Places
 from overlay.storage.linking import LinkMode
 from tests.oracles.checkpoints import INDEX, Pair, shards_of, tensors_in, tensors_of
 from tests.oracles.conftest import CommandLine

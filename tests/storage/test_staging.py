@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from overlay.errors import Conflict, EnvironmentFault
-from overlay.storage import staging
+from overlay.storage import folders
 from overlay.storage.staging import remove_abandoned, staged
 
 HOST = socket.gethostname()
@@ -61,11 +61,11 @@ def held_by_another(target: Path) -> Iterator[int]:
         os.close(said)
 
 
-def assemble(target: Path, keep: bool = False) -> None:
+def assemble(target: Path) -> None:
     with staged(str(target)) as stage:
         stage.write("new", b"new")
         stage.write("sub/deep", b"deep")
-        stage.commit(keep=keep)
+        stage.commit()
 
 
 def test_a_second_run_is_refused_and_told_who_is_at_work(target: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_stage_that_is_not_committed_goes(target: Path) -> None:
 def without_renameat2(patch: pytest.MonkeyPatch, number: int) -> None:
     """``renameat2`` fails with the error `number`, as it does where the file system knows no flags."""
     libc = SimpleNamespace(renameat2=lambda *_: -1)
-    patch.setattr(staging, "ctypes", SimpleNamespace(CDLL=lambda *_, **__: libc, get_errno=lambda: number))
+    patch.setattr(folders, "ctypes", SimpleNamespace(CDLL=lambda *_, **__: libc, get_errno=lambda: number))
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
