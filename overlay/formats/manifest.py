@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from overlay.formats import dtypes, strict_json
 from overlay.formats.digest import sha256_of
@@ -116,6 +125,12 @@ class PatchOperation(Document):
     path: str
     from_: str | None = Field(default=None, alias="from")
     value: JsonValue = None
+
+    @model_serializer(mode="wrap")
+    def _with_null(self, render: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A `value` that is null is one, and not the default that may be left out."""
+        rendered: dict[str, Any] = render(self)
+        return rendered | {"value": self.value} if "value" in self.model_fields_set else rendered
 
 
 class FileChange(Document):

@@ -53,6 +53,8 @@ def hash_file(file: FileSeen, advance: Advance, stop: threading.Event | None = N
                 advance(count)
                 if stop is not None and stop.is_set():
                     raise Stopped
+                if done > file.size:  # it grows while it is read: `changed` below says so
+                    break
             changed = fingerprint_of(os.fstat(descriptor)) != file.fingerprint
     except OSError as error:
         problem = f"expected to read {file.size} bytes, found at byte {done}: {error.strerror}"

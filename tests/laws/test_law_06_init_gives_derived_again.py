@@ -185,6 +185,7 @@ def _apply(diff: Path) -> dict[str, bytes]:
 
 
 _VALUES: list[Any] = [
+    None,
     10**45,
     -(10**39),
     0.1,
@@ -203,9 +204,9 @@ _VALUES: list[Any] = [
 
 @pytest.mark.parametrize("value", _VALUES, ids=repr)
 def test_a_change_to_any_value_survives_the_manifest(value: Any, tmp_path: Path) -> None:
-    after = {"config.json": text_of({"a": 1, "b": [value, {"on": value}]})}
+    after = {"config.json": text_of({"a": 1, "b": [value, {"on": value}], "c": value})}
 
-    assert after == _apply(_derive(tmp_path, after, before={"config.json": text_of({"a": 1, "b": [0]})}))
+    assert after == _apply(_derive(tmp_path, after, before={"config.json": text_of({"a": 1, "b": [0], "c": 7})}))
 
 
 def test_a_change_of_a_member_becomes_a_patch_and_no_file(tmp_path: Path) -> None:
