@@ -30,7 +30,7 @@ test: $(BIN)/.dev ## the tests, without the slow ones
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(BIN)/.dev ## full-size replicas, and the laws at full depth
-	$(BIN)/pytest -q -m slow -s
+	HYPOTHESIS_RANDOM=1 $(BIN)/pytest -q -m slow -s
 
 bench: $(BIN)/.dev ## costs as ratios, measured in one run
 	$(BIN)/python benchmarks/run.py

@@ -114,7 +114,8 @@ class _Work:
         self._pins = pins
         self._store = store
         self._built: dict[str, Digests] = {}
-        self._trimmed: dict[str, str] = {}
+        self._unread: dict[str, str] = {}
+        """Shards of the target's own that were made without being read, and their recipes."""
 
     def carry_out(self, action: Action, stage: Stage, advance: Advance) -> PlacedFile:
         part = action.part
@@ -133,12 +134,15 @@ class _Work:
             raise EnvironmentFault(problem, subject=action.name, hint=hint_for_errno(error.errno)) from None
 
     def remember_built(self) -> None:
-        """Built shards were hashed while they were written; remember that under their final place."""
+        """Remember under their final place what was hashed while it was written, and what was made unread.
+
+        The latter is hashed as soon as somebody touches it.
+        """
         for name, digests in self._built.items():
             file = file_at(os.path.join(self._plan.target, name), name)
             settle(file)
             self._store.remember(file, digests)
-        for name, recipe in self._trimmed.items():
+        for name, recipe in self._unread.items():
             file = file_at(os.path.join(self._plan.target, name), name)
             settle(file)
             self._store.remember_recipe(file, recipe)
@@ -150,6 +154,8 @@ class _Work:
         known = self._proofs.digests.get(file.location)
         if how == "hardlink" and known is not None:  # the new name moved ctime, not a byte
             self._store.remember(file_at(file.location, file.name), known)
+        if how in ("copy", "reflink"):
+            self._unread[part.name] = recipe_digest(part)
         return PlacedFile(
             how=how,
             origin=part.origin,
@@ -190,7 +196,7 @@ class _Work:
         else:
             path = stage.path_of(part.name)
             write_trimmed(path, header_of(part), part.shard.file, part.runs, advance)
-        self._trimmed[part.name] = recipe
+        self._unread[part.name] = recipe
         known = self._proofs.trims.get(part.name)
         pinned = self._pins.lock.trims.get(part.name) if self._pins.lock is not None else None
         return PlacedFile(

@@ -86,10 +86,22 @@ def test_a_changed_byte_of_a_locked_trim_or_graft_is_found_and_repaired(manifest
     assert good == (target / shard).read_bytes()
 
 
+@pytest.mark.parametrize("level", ["headers", "content"])
+def test_a_changed_byte_of_a_locked_copy_is_repaired(manifest: Path, level: str) -> None:
+    api.lock(str(manifest), level="content")
+    target = assemble(manifest, link="copy")
+    good = (target / SECOND).read_bytes()
+    damage.flip_last_data_byte(target, SECOND)
+
+    assemble(manifest, link="copy", level=level)
+
+    assert good == (target / SECOND).read_bytes()
+
+
 def test_a_base_that_changed_under_a_trim_is_found_in_the_target(manifest: Path) -> None:
     api.lock(str(manifest), level="content")
-    damage.flip_last_data_byte(manifest.parent / "base", FIRST)  # of the norm, if order were otherwise; it is the proj
-    damage.flip_first_data_byte(manifest.parent / "base", FIRST)
+    damage.flip_last_data_byte(manifest.parent / "base", FIRST)
+    damage.flip_first_data_byte(manifest.parent / "base", FIRST)  # one of the two stays in the trim
 
     assert {FIRST: "LCK001"} == codes(assemble(manifest), "content")
 
