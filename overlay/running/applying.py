@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlay.core.checkpoint import FileSeen
@@ -22,6 +22,7 @@ from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock
 from overlay.formats.receipt import RECEIPT_NAME, Origin, PlacedFile, Proof, Receipt, render_receipt
 from overlay.running.proving import Proofs
+from overlay.running.spacing import require_space
 from overlay.storage.files import hint_for_errno
 from overlay.storage.generations import read_generations
 from overlay.storage.hashing import hash_file
@@ -78,7 +79,7 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
         assert target.receipt is not None  # a plan is empty only against a receipt
         remove_abandoned(plan.target)
         return Applied(target.receipt, changed=False)
-    _require_space(plan)
+    require_space(plan)
     with staged(plan.target) as stage:
         _require_unmoved(target)
         known = read_generations(plan.target)
@@ -330,49 +331,6 @@ def _is_file(path: str) -> bool:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
         return False
-
-
-def _require_space(plan: Plan) -> None:
-    """Refuse before staging what cannot fit.
-
-    Raises:
-        EnvironmentFault: too few bytes or inodes on the target's file system.
-    """
-    parent = os.path.dirname(plan.target)
-    status = os.statvfs(parent)
-    free = status.f_bavail * status.f_frsize
-    wanted = sum(_space_for(action, plan.link_mode) for action in plan.actions)
-    if wanted > free:
-        raise EnvironmentFault(
-            f"expected {wanted} bytes of free space, found {free}",
-            subject=parent,
-            hint="free space or choose a target on another file system",
-        )
-    needed = len(plan.actions) + 3  # the stage, the state folder and the receipt
-    if status.f_files and needed > status.f_favail:
-        raise EnvironmentFault(
-            f"expected {needed} free inodes, found {status.f_favail}",
-            subject=parent,
-            hint="remove files or choose a target on another file system",
-        )
-
-
-def _space_for(action: Action, link_mode: str) -> int:
-    """Bytes that an action takes at most: holes of a source stay holes, so that no more than its blocks are written."""
-    part = action.part
-    if isinstance(part, LinkedShard):
-        return min(action.size, _allocated([part.shard.file])) if link_mode == "copy" else 0
-    if isinstance(part, TrimmedShard):
-        return min(action.size, part.header_bytes + _allocated([part.shard.file]))
-    if isinstance(part, BuiltShard):
-        files = {source.file.location: source.file for source in part.sources}
-        return min(action.size, len(part.header) + _allocated(files.values()))
-    return action.size
-
-
-def _allocated(files: Iterable[FileSeen]) -> int:
-    """Bytes of disk that files take; 512 is the unit of ``st_blocks``, whatever the file system's blocks are."""
-    return sum(os.stat(file.location).st_blocks * 512 for file in files)
 
 
 def _recheck(stage: Stage, receipt: Receipt, advance: Advance) -> None:

@@ -110,7 +110,18 @@ def _misnamed(target: str) -> list[tuple[Generation, str]]:
 
 def _remains(target: str) -> list[str]:
     """Folders in the history without a receipt, which is the first thing of a tree that is deleted."""
-    return [path for path in _folders(target) if not os.path.lexists(os.path.join(path, RECEIPT_NAME))]
+    return [path for path in _folders(target) if _is_gone(os.path.join(path, RECEIPT_NAME))]
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is at `path`; a file that cannot be looked at for the moment is not gone."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _kept(target: str) -> list[Generation]:

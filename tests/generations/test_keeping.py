@@ -217,13 +217,13 @@ def test_an_apply_that_was_planned_over_another_generation_is_refused(
     flip(world.graft)
     from overlay.running import applying
 
-    real = applying._require_space
+    real = applying.require_space
 
     def meanwhile(plan: object) -> None:
-        monkeypatch.setattr(applying, "_require_space", real)
+        monkeypatch.setattr(applying, "require_space", real)
         world.apply("b")
 
-    monkeypatch.setattr(applying, "_require_space", meanwhile)
+    monkeypatch.setattr(applying, "require_space", meanwhile)
 
     with pytest.raises(Conflict, match="found one that changed since"):
         world.apply("a")
