@@ -164,6 +164,8 @@ def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
         recalled, known = memory.recall(file)
         if recalled is Memory.UNKNOWN and placed.how == "hardlink" and placed.source:  # hashed under its first name
             recalled, _ = memory.recall(replace(file, location=placed.source))
+        if recalled is Memory.UNKNOWN and placed.recipe and memory.recipe_of(file) != placed.recipe:
+            recalled = Memory.CHANGED  # made here, and not the inode that was remembered, whatever its path
         if recalled is Memory.CHANGED:
             suspects[file.location] = (file, placed.sha256)
         elif known is not None and known.sha256 != placed.sha256:
