@@ -18,7 +18,7 @@ from typing import Final
 import click
 
 from overlay.cli.main import cli
-from overlay.core.findings import CODES
+from overlay.core.codes import CODES
 
 FOLDER: Final = Path(__file__).resolve().parent
 WIDTH: Final = 100
@@ -97,7 +97,7 @@ def _findings_page() -> Iterator[str]:
             "|---|---|---|---|",
         )
         for code in codes:
-            severity, title, hint = CODES[code]
+            severity, title, hint = CODES[code][:3]
             yield f"| `{code}` | {severity.value} | {_cell(title)} | {_cell(hint)} |"
     yield ""
 

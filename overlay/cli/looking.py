@@ -1,4 +1,4 @@
-"""``overlay verify``, ``overlay inspect`` and ``overlay schema``."""
+"""``overlay verify`` and ``overlay schema``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import sys
 import click
 
 from overlay import api
+from overlay.cli.options import allow_root_option
 from overlay.cli.output import chosen_output, output_options
 from overlay.report.progress import Bars
-from overlay.report.text import description_lines, finding_lines, verdict_lines
+from overlay.report.text import verdict_lines
 from overlay.running.locating import Places
 from overlay.running.proving import LEVELS, Level
-
-_allow_root = click.option(
-    "--allow-root", multiple=True, metavar="DIR", help="A folder that the checkpoint's links may reach."
-)
 
 
 @click.command()
@@ -29,7 +26,7 @@ _allow_root = click.option(
     help="structure: names, links, sizes, index, small files; headers: every header too; content: every byte.",
 )
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads that hash; 0: one a processor.")
-@_allow_root
+@allow_root_option
 @output_options
 def verify(
     target: str,
@@ -54,29 +51,6 @@ def verify(
     verdict = api.verify(target, level=level, jobs=jobs, places=Places(allowed_roots=allow_root), reporter=Bars())
     output.show("verify", verdict.document(), verdict_lines(verdict), brief="ok" if verdict.ok else "not ok")
     sys.exit(0 if verdict.ok else 1)
-
-
-@click.command()
-@click.argument("reference")
-@click.option("--shards", is_flag=True, help="Also list the shards.")
-@_allow_root
-@output_options
-def inspect(
-    reference: str, shards: bool, allow_root: tuple[str, ...], format_: str, as_json: bool, quiet: bool
-) -> None:
-    """Show what a checkpoint is made of: architecture, layers, draft layers, dtypes, bytes, shards.
-
-    \b
-    Reads:   the index, config.json and every header.
-    Writes:  nothing.
-    Exits:   0 done (findings are shown), 3 not a checkpoint, 5 environment.
-    Example: overlay inspect GLM-5.2-NVFP4/
-    """
-    output = chosen_output(format_, as_json, quiet)
-    description, findings = api.inspect(reference, places=Places(allowed_roots=allow_root))
-    document = {**description.document(), "findings": [finding.document() for finding in findings]}
-    lines = [*description_lines(description, shards), *finding_lines(findings)]
-    output.show("inspect", document, lines, brief=str(description.tensors))
 
 
 @click.command()

@@ -28,7 +28,7 @@ _VERBS = {
     "undo": ("generations", "Bring back the generation before the current one."),
     "history": ("generations", "List the generations of a target."),
     "verify": ("looking", "Check a checkpoint against its index, lock or receipt."),
-    "inspect": ("looking", "Show what a checkpoint is made of."),
+    "inspect": ("inspecting", "Show what a checkpoint is made of."),
     "schema": ("looking", "Print the JSON Schema of the manifest."),
     "demo": ("demo", "Run the founding case on a scaled-down replica."),
 }

@@ -11,13 +11,15 @@ from overlay.running.locating import Places
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+allow_root_option: Decorator = click.option(
+    "--allow-root", multiple=True, metavar="DIR", help="A folder that a checkpoint's links may reach."
+)
+
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--base``, ``--donor`` and ``--allow-root``: where things are on this machine."""
     for option in (
-        click.option(
-            "--allow-root", multiple=True, metavar="DIR", help="A folder that a checkpoint's links may reach."
-        ),
+        allow_root_option,
         click.option("--donor", multiple=True, metavar="NAME=PATH", help="A local copy of a donor of the manifest."),
         click.option("--base", metavar="REF", help="A local copy of the base, instead of what the manifest names."),
     ):

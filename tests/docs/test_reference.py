@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from overlay import api
 from overlay.cli.main import cli
-from overlay.core.findings import CODES
+from overlay.core.codes import CODES
 from overlay.core.generations import KEEP
 from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch, OverlayError, UsageError
 from overlay.formats import dtypes, yaml_text
