@@ -84,22 +84,31 @@ def _help(context: click.Context) -> list[str]:
 
 
 def _findings_page() -> Iterator[str]:
-    yield from ("# Findings", "", _NOTE.format(source="overlay/core/findings.py"), "")
+    yield from ("# Findings", "", _NOTE.format(source="overlay/core/codes/"), "")
     yield "A finding is something wrong with data. Codes are stable: a code is never reused for another meaning."
     yield "An error makes `verify` exit with 1; a warning or a note does not. In JSON a finding has `code`, `severity`,"
-    yield "`subject`, `message`, `hint`, `file` and `tensor`."
+    yield "`subject`, `message`, `hint`, `file`, `tensor` and `engines`: engine to what it does with such a checkpoint."
+    yield "Engines are named with the version that was looked at."
     for family, codes in groupby(sorted(CODES), key=lambda code: code[:3]):
-        yield from (
-            "",
-            f"## {_FAMILIES[family]}",
-            "",
-            "| code | severity | meaning | what to do |",
-            "|---|---|---|---|",
-        )
-        for code in codes:
-            severity, title, hint = CODES[code][:3]
-            yield f"| `{code}` | {severity.value} | {_cell(title)} | {_cell(hint)} |"
+        known = list(codes)
+        yield from ("", f"## {_FAMILIES[family]}", "", "| code | severity | meaning |", "|---|---|---|")
+        for code in known:
+            meaning = CODES[code]
+            yield f"| [{code}](#{code.lower()}) | {meaning.severity.value} | {_cell(meaning.title)} |"
+        for code in known:
+            yield from _finding(code)
     yield ""
+
+
+def _finding(code: str) -> Iterator[str]:
+    meaning = CODES[code]
+    title = meaning.title[0].upper() + meaning.title[1:]
+    yield from ("", f"### {code}", "", f"{title}. {meaning.detail}".strip(), "", f"What to do: {meaning.hint}.")
+    if meaning.engines:
+        yield from ("", "| engine | what it does |", "|---|---|")
+        yield from (f"| {engine} | {_cell(behaviour)} |" for engine, behaviour in meaning.engines.items())
+    if meaning.references:
+        yield from ("", "See " + ", ".join(f"<{address}>" for address in meaning.references))
 
 
 def _cell(text: str) -> str:

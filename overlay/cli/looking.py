@@ -11,7 +11,7 @@ from overlay import api
 from overlay.cli.options import allow_root_option
 from overlay.cli.output import chosen_output, output_options
 from overlay.report.progress import Bars
-from overlay.report.text import verdict_lines
+from overlay.report.text import fix_lines, verdict_lines
 from overlay.running.locating import Places
 from overlay.running.proving import LEVELS, Level
 
@@ -26,31 +26,52 @@ from overlay.running.proving import LEVELS, Level
     help="structure: names, links, sizes, index, small files; headers: every header too; content: every byte.",
 )
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads that hash; 0: one a processor.")
+@click.option("--fix", metavar="PATH", help="Write a correct index to this new file, or into this folder.")
+@click.option("--adopt", multiple=True, metavar="SHARD", help="With --fix: list this stray shard as well.")
+@click.option("--unlist", multiple=True, metavar="SHARD", help="With --fix: leave out this shard, all of it elsewhere.")
 @allow_root_option
 @output_options
 def verify(
     target: str,
     level: Level,
     jobs: int,
+    fix: str | None,
+    adopt: tuple[str, ...],
+    unlist: tuple[str, ...],
     allow_root: tuple[str, ...],
     format_: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check a checkpoint, a target that overlay assembled, or a manifest with its lock.
+    """Check a checkpoint, a target that overlay assembled, a manifest with its lock, or a single shard.
 
-    Exit 0 means only what the level proves; the last line says which one ran.
+    No manifest is needed: index, headers and file names are held against each other, and each finding says what the
+    engines do with it.  Exit 0 means only what the level proves; the last line says which one ran.
+
+    With --fix a correct index is written beside the checkpoint, which itself is never changed.  Order, layout and unknown
+    metadata of the old index are kept.  What no index can mend is refused and named.
 
     \b
     Reads:   the index, small files and, from level headers on, every header; at level content every byte.
-    Writes:  nothing but the digests that it computed, in the user's cache.
-    Exits:   0 no errors, 1 findings, 3 not a checkpoint, 4 conflict, 5 environment.
+    Writes:  the index of --fix; the digests that it computed, in the user's cache.
+    Exits:   0 no errors (with --fix: none left), 1 findings, 2 usage, 3 not a checkpoint or not mendable,
+             4 conflict, 5 environment.
     Example: overlay verify serve/ --level content
+             overlay verify GLM-5.2-NVFP4/ --fix fixed.index.json
     """
     output = chosen_output(format_, as_json, quiet)
-    verdict = api.verify(target, level=level, jobs=jobs, places=Places(allowed_roots=allow_root), reporter=Bars())
-    output.show("verify", verdict.document(), verdict_lines(verdict), brief="ok" if verdict.ok else "not ok")
-    sys.exit(0 if verdict.ok else 1)
+    places = Places(allowed_roots=allow_root)
+    if fix is None:
+        if adopt or unlist:
+            raise click.UsageError("expected --fix PATH with --adopt and --unlist, found none")
+        verdict = api.verify(target, level=level, jobs=jobs, places=places, reporter=Bars())
+        output.show("verify", verdict.document(), verdict_lines(verdict), brief="ok" if verdict.ok else "not ok")
+        sys.exit(0 if verdict.ok else 1)
+    if level != "headers":
+        raise click.UsageError(f"expected --fix at the level headers, found --level {level}")
+    fixed = api.mend(target, fix, adopt=adopt, unlist=unlist, places=places, reporter=Bars())
+    output.show("verify", fixed.document(), fix_lines(fixed), brief=fixed.path if fixed.written else "nothing to mend")
+    sys.exit(0 if fixed.ok else 1)
 
 
 @click.command()

@@ -28,7 +28,10 @@ _VERBS = {
     "undo": ("generations", "Bring back the generation before the current one."),
     "history": ("generations", "List the generations of a target."),
     "verify": ("looking", "Check a checkpoint against its index, lock or receipt."),
+    "diff": ("comparing", "Show how two checkpoints differ."),
+    "audit": ("comparing", "Show what a checkpoint adds to its base, and which claims hold."),
     "inspect": ("inspecting", "Show what a checkpoint is made of."),
+    "explain": ("explaining", "Say what a finding means, or where a tensor came from."),
     "schema": ("looking", "Print the JSON Schema of the manifest."),
     "demo": ("demo", "Run the founding case on a scaled-down replica."),
 }

@@ -7,14 +7,27 @@ bijection.  Engines load *every* tensor of every listed shard, whatever the weig
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from overlay.core.checkpoint import Checkpoint
+from overlay.core.counting import parameter_range
 from overlay.core.findings import Finding, about
 from overlay.formats.model_config import ModelConfig
-from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, find_case_collisions
+from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, SINGLE_NAME, find_case_collisions
+
+MAX_TENSOR_NAME: Final = 512
+"""Letters of a tensor's name that surprise nobody; real ones stay below 100."""
+
+_FEW: Final = 4
+"""Shards that a message names; the rest is counted."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_GLOBBED = re.compile(r"model.*\.safetensors")
+"""What llama.cpp's converter and mlx-lm look for."""
+
+_CONSOLIDATED = re.compile(r"consolidated.*\.safetensors")
+"""What makes vLLM take a checkpoint for one in Mistral's own format."""
 
 
 def check(checkpoint: Checkpoint) -> list[Finding]:
@@ -26,13 +39,21 @@ def check(checkpoint: Checkpoint) -> list[Finding]:
     if checkpoint.index is not None:
         findings += _check_metadata(checkpoint)
         findings += _check_mapping(checkpoint)
-    elif len(checkpoint.shards) > 1:
-        names = ", ".join(sorted(checkpoint.shards))
-        findings.append(about("IDX013", INDEX_NAME, f"expected an index over {names}, found none"))
+    else:
+        findings += check_unlisted(checkpoint.shards)
     findings += _check_names(checkpoint)
+    findings += _check_strays(checkpoint)
     for name, shard in checkpoint.shards.items():
         findings += [about("SHD003", name, quirk) for quirk in shard.header.quirks]
+        findings += _check_tensor_names(name, shard.header.names)
     return sorted(findings)
+
+
+def check_unlisted(shards: Iterable[str]) -> Iterator[Finding]:
+    """What the names of shards in a directory without an index say."""
+    names = sorted(shards)
+    if len(names) > 1:
+        yield about("IDX013", INDEX_NAME, f"expected an index over {_listed(names)}, found none")
 
 
 def check_draft(checkpoint: Checkpoint, config: ModelConfig) -> list[Finding]:
@@ -74,6 +95,15 @@ def _check_metadata(checkpoint: Checkpoint) -> Iterator[Finding]:
         if stated != checkpoint.data_bytes:
             message = f"expected {checkpoint.data_bytes}, the bytes of all tensors, found {stated}"
             yield about("IDX008", INDEX_NAME, message, key="metadata.total_size")
+        if "total_parameters" in index.metadata:
+            yield from _check_parameters(checkpoint, index.metadata["total_parameters"])
+
+
+def _check_parameters(checkpoint: Checkpoint, stated: float) -> Iterator[Finding]:
+    possible = parameter_range(shard.header for shard in checkpoint.shards.values())
+    if not possible.least <= stated <= possible.most:
+        message = f"expected {possible.elements}, the elements of all tensors, found {stated}"
+        yield about("IDX014", INDEX_NAME, message, key="metadata.total_parameters")
 
 
 def _check_mapping(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -115,10 +145,46 @@ def _phantoms(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _check_names(checkpoint: Checkpoint) -> Iterator[Finding]:
-    shards = [*checkpoint.shards, *(name for name in checkpoint.strays if name.endswith(SHARD_SUFFIX))]
-    for one, other in find_case_collisions(shards):
+    listed = checkpoint.index.shards() if checkpoint.index is not None else []
+    strays = [name for name in checkpoint.strays if name.endswith(SHARD_SUFFIX)]
+    for one, other in find_case_collisions([*checkpoint.shards, *listed, *strays]):
         yield about("IDX011", other, f"expected names that differ in more than case, found {one} as well")
-    if checkpoint.index is not None:
-        for name in checkpoint.strays:
-            if name.endswith(SHARD_SUFFIX):
-                yield about("IDX010", name, "the index does not name this shard (stray)")
+    for name in listed:
+        if not _GLOBBED.fullmatch(name):
+            yield about("IDX017", name, "expected a name like model*.safetensors, which globbing loaders look for")
+    if SINGLE_NAME in listed and len(listed) > 1:
+        message = f"the index names it beside {_others(len(listed) - 1)}, and transformers loads it alone (shadowed)"
+        yield about("IDX015", SINGLE_NAME, message)
+
+
+def _check_strays(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Shards that no index names; those that some loader prefers to the listed ones get a code of their own."""
+    listed = checkpoint.index.shards() if checkpoint.index is not None else []
+    for name in checkpoint.strays:
+        if _CONSOLIDATED.fullmatch(name):
+            yield about("IDX016", name, "found it beside other shards; vLLM loads nothing else then (shadowed)")
+        elif checkpoint.index is None or not name.endswith(SHARD_SUFFIX):
+            continue
+        elif name == SINGLE_NAME and listed:
+            message = (
+                f"the index names {_others(len(listed))} and not this one, and transformers loads it alone (shadowed)"
+            )
+            yield about("IDX015", name, message)
+        else:
+            yield about("IDX010", name, "the index does not name this shard (stray)")
+
+
+def _check_tensor_names(shard: str, names: list[str]) -> Iterator[Finding]:
+    """Names that are too long to be meant; the format's own reader notes the empty ones and control characters."""
+    for name in names:
+        if len(name) > MAX_TENSOR_NAME:
+            message = f"expected a tensor name of at most {MAX_TENSOR_NAME} letters, found {len(name)}: {name[:40]}…"
+            yield about("SHD003", shard, message)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= _FEW else f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"
+
+
+def _others(count: int) -> str:
+    return "another shard" if count == 1 else f"{count} other shards"

@@ -6,7 +6,7 @@ index is a claim about the base; where it contradicts the base, the overlay was 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,20 @@ def render_manifest(manifest: Manifest) -> bytes:
     return text.encode()
 
 
+def roll_up(chosen: Iterable[str], everything: Iterable[str]) -> list[str]:
+    """Few patterns that describe exactly `chosen` among `everything`.
+
+    A dotted prefix under which everything is chosen becomes ``prefix.**``; the shortest such prefix is taken.
+    """
+    wanted = list(chosen)
+    unwanted_prefixes = {prefix for name in set(everything) - set(wanted) for prefix in _prefixes(name)}
+    patterns: dict[str, None] = {}
+    for name in wanted:
+        free = next((prefix for prefix in _prefixes(name) if prefix not in unwanted_prefixes), None)
+        patterns[f"{free}.**" if free is not None else name] = None
+    return list(patterns)
+
+
 def _graft(graft: Checkpoint, shard: str) -> Graft:
     header = graft.shards[shard].header
     counts = {dtype: header.dtypes.count(dtype) for dtype in sorted(set(header.dtypes))}
@@ -128,3 +142,11 @@ def _left_out(base: Checkpoint, graft: Checkpoint, files: dict[str, FileChange])
         if name not in files and not same:
             yield name
     yield from graft.strays
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """The dotted prefixes of a name, shortest first, the name itself excluded."""
+    at = name.find(".")
+    while at >= 0:
+        yield name[:at]
+        at = name.find(".", at + 1)

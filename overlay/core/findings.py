@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from overlay.core.codes import CODES, Severity
 
@@ -34,13 +35,19 @@ class Finding:
         return CODES[self.code].hint
 
     @property
+    def engines(self) -> Mapping[str, str]:
+        """Engine, with its version, to what it does with such a checkpoint; empty where engines were not measured."""
+        return CODES[self.code].engines
+
+    @property
     def line(self) -> str:
         """The one line that a person reads."""
         return f"{self.code} {self.subject}: {self.message}"
 
-    def document(self) -> dict[str, str]:
+    def document(self) -> dict[str, Any]:
         """The finding as it stands in JSON documents."""
-        return {**asdict(self), "severity": self.severity.value, "hint": self.hint}
+        own = {"severity": self.severity.value, "hint": self.hint, "engines": dict(self.engines)}
+        return {**asdict(self), **own}
 
 
 def about(code: str, file: str, message: str, *, tensor: str = "", key: str = "") -> Finding:

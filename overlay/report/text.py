@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Final
 
-from overlay.core.describing import Description, layer_ranges
-from overlay.core.findings import Finding
+from overlay.core.findings import Finding, errors
+from overlay.core.mending import Mended
 from overlay.core.planning import Action, Plan
 from overlay.formats.lock import Lock
+from overlay.formats.names import INDEX_NAME
 from overlay.running.applying import Applied
+from overlay.running.mending import Fixed
 from overlay.running.verifying import Verdict
+
+_FEW: Final = 5
+"""Findings of one code that are printed; a JSON document holds all of them."""
 
 
 def in_bytes(count: int) -> str:
@@ -90,16 +97,61 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
         yield f"{_count(len(verdict.uncompared), 'file')} without an expected digest: overlay lock records one"
     elif verdict.ok and verdict.level != "content":
         yield "bytes of tensors were not read: --level content does that"
+    if verdict.mendable:
+        yield f"an index can mend this: overlay verify {verdict.subject} --fix PATH"
 
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """One line a finding, and its hint once a code."""
-    hinted: set[str] = set()
-    for finding in sorted(findings, key=lambda f: (f.severity != "error", f.severity != "warning", f)):
-        yield f"{finding.severity.value}: {finding.line}"
-        if finding.code not in hinted:
-            hinted.add(finding.code)
-            yield f"  hint: {finding.hint}"
+    """A line for each of the first findings of a code, how many more there are, and once what the code means."""
+    ranked = sorted(findings, key=lambda f: (f.severity != "error", f.severity != "warning", f))
+    for code, same in groupby(ranked, key=lambda f: f.code):
+        listed = list(same)
+        for finding in listed[:_FEW]:
+            yield f"{finding.severity.value}: {finding.line}"
+        if len(listed) > _FEW:
+            yield f"  and {len(listed) - _FEW:,} more {code}; --json lists all"
+        if listed[0].engines:
+            yield f"  engines: {_behaviours(listed[0].engines)}"
+        yield f"  hint: {listed[0].hint}"
+
+
+def _behaviours(engines: Mapping[str, str]) -> str:
+    """What each engine does; engines that do the same stand together."""
+    alike: dict[str, list[str]] = {}
+    for engine, behaviour in engines.items():
+        alike.setdefault(behaviour, []).append(engine)
+    return "; ".join(f"{', '.join(names)}: {behaviour}" for behaviour, names in alike.items())
+
+
+def fix_lines(fixed: Fixed) -> Iterator[str]:
+    """Findings, then what the new index says otherwise and what to do with it."""
+    yield from finding_lines(fixed.verdict.findings)
+    mended, label = fixed.mended, fixed.verdict.subject
+    if not fixed.written:
+        yield f"nothing to mend: {label} needs no other index"
+    else:
+        yield f"wrote {fixed.path}: {', '.join(_changes(mended))}"
+        yield f"{mended.tensors} tensors in {_count(mended.shards, 'shard')}"
+    for name in fixed.strays:
+        yield f"{name} is not in it: --adopt {name} maps its tensors as well"
+    left = errors(fixed.left)
+    if left:
+        yield f"{_count(len(left), 'error')} that no index can mend: {', '.join(sorted({f.code for f in left}))}"
+    if fixed.written:
+        repo = label.removeprefix("hf://").partition("@")[0] if label.startswith("hf://") else "ORG/NAME"
+        yield f"{label} was not changed; use the new index in a copy of it, or propose it to the repository:"
+        yield f"  hf upload {repo} {fixed.path} {INDEX_NAME} --create-pr"
+
+
+def _changes(mended: Mended) -> Iterator[str]:
+    """What a new index says otherwise than the old one."""
+    if mended.anew:
+        yield "a new index"
+    for count, done in ((mended.mapped, "mapped"), (mended.removed, "removed"), (mended.moved, "moved")):
+        if count:
+            yield f"{_count(count, 'tensor')} {done}"
+    for key, (old, new) in mended.metadata.items():
+        yield f"{key} {'none' if old is None else old} -> {new}"
 
 
 def lock_lines(lock: Lock, path: str, written: bool) -> Iterator[str]:
@@ -109,30 +161,6 @@ def lock_lines(lock: Lock, path: str, written: bool) -> Iterator[str]:
     yield f"{verb} {path} (level {lock.level})"
     yield f"{result.tensors} tensors in {_count(result.shards, 'shard')}, total_size {result.total_size}"
     yield f"index sha256 {result.index_sha256}"
-
-
-def description_lines(description: Description, shards: bool) -> Iterator[str]:
-    """A checkpoint, counted."""
-    config = description.config
-    yield description.label
-    rows = [
-        ("tensors", str(description.tensors)),
-        ("bytes", f"{description.data_bytes} ({in_bytes(description.data_bytes)})"),
-    ]
-    if config is not None:
-        rows += [
-            ("architecture", f"{config.architecture or 'unknown'} ({config.model_type or 'unknown'})"),
-            ("quantisation", config.quant_method or "none declared"),
-            ("trunk", f"{config.layers} layers declared" if config.layers is not None else "not declared"),
-        ]
-        present = layer_ranges(description.draft_present) or "none"
-        rows.append(("draft", f"{config.draft_layers} declared ({config.draft_key or 'no key'}), present: {present}"))
-    rows.append(("layers", layer_ranges(description.layers) or "none"))
-    rows += [("dtype", f"{name}: {n} tensors, {in_bytes(size)}") for name, (n, size) in description.dtypes.items()]
-    rows.append(("shards", str(len(description.shards))))
-    yield from table(rows)
-    if shards:
-        yield from table([(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards])
 
 
 _PAST = {

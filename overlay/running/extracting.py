@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from overlay.core.checkpoint import Checkpoint, Sidecar
-from overlay.core.deriving import render_manifest
-from overlay.core.diffing import diff_headers, roll_up, source_of
+from overlay.core.deriving import render_manifest, roll_up
+from overlay.core.diffing import Change, diff, source_of
 from overlay.core.grafting import BUILT_METADATA
 from overlay.core.parts import TensorSource
 from overlay.core.patching import apply_change, make_patch
@@ -26,8 +26,8 @@ from overlay.formats.index import new_index
 from overlay.formats.manifest import FileChange, Manifest, parse_manifest
 from overlay.formats.names import INDEX_NAME, following_shard_names
 from overlay.formats.patterns import Pattern, select
+from overlay.running.comparing import compare_content
 from overlay.storage.local import read_file
-from overlay.storage.ranges import equal_ranges
 from overlay.storage.shard_writer import write_shard
 from overlay.storage.staging import Stage, staged
 from overlay.storage.targets import look_at_target
@@ -79,12 +79,13 @@ def extract(
         EnvironmentFault: reading or writing failed; nothing is left at `target`.
     """
     _require_free(target)
-    difference = diff_headers(base, derived)
-    rewritten = set(_rewritten(difference.alike, reporter)) | set(difference.retyped)
-    taken = rewritten | set(difference.added)
+    difference = compare_content(diff(base, derived), reporter)
+    named = {change: [c.name for c in difference.changes if c.change is change] for change in Change}
+    rewritten = {*named[Change.REWRITTEN], *named[Change.RETYPED], *named[Change.RESHAPED]}
+    taken = rewritten | set(named[Change.ADDED])
     groups = _by_shard(derived, taken)
     names = following_shard_names(base.shards, len(groups))
-    drops = _drops(difference.dropped, base)
+    drops = _drops(named[Change.REMOVED], base)
     with staged(target) as stage:
         shards = [_write(stage, shard, sources, reporter) for shard, sources in zip(names, groups, strict=True)]
         if shards:
@@ -112,9 +113,9 @@ def extract(
     return Extracted(
         manifest=manifest,
         path=os.path.join(target, MANIFEST_NAME),
-        added=len(difference.added),
+        added=len(named[Change.ADDED]),
         replaced=len(rewritten),
-        dropped=len(difference.dropped),
+        dropped=len(named[Change.REMOVED]),
         data_bytes=sum(shards),
         sidecars=len(files),
     )
@@ -125,15 +126,6 @@ def _require_free(target: str) -> None:
     if look_at_target(target).state not in (TargetState.ABSENT, TargetState.EMPTY):
         problem = "expected an absent or empty folder, found something else"
         raise Conflict(problem, subject=target, hint="choose another folder for -o")
-
-
-def _rewritten(alike: Sequence[tuple[TensorSource, TensorSource]], reporter: Reporter) -> Iterator[str]:
-    """The tensors whose bytes differ."""
-    with reporter.task("comparing tensors", sum(old.end - old.begin for old, _ in alike)) as advance:
-        for old, new in alike:
-            if not equal_ranges(old, new):
-                yield old.name
-            advance(old.end - old.begin)
 
 
 def _by_shard(derived: Checkpoint, taken: set[str]) -> list[list[TensorSource]]:

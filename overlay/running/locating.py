@@ -18,7 +18,7 @@ from overlay.errors import InvalidInput, UsageError
 from overlay.formats.references import HubReference, parse_reference
 from overlay.storage.hub_cache import find_snapshot
 from overlay.storage.links import roots_for
-from overlay.storage.local import file_at, read_checkpoint
+from overlay.storage.local import SharedHeaders, file_at, read_checkpoint
 from overlay.storage.targets import look_at_target
 
 
@@ -51,7 +51,13 @@ def locate(reference: str, folder: str, commit: str | None = None) -> str:
 
 
 def open_checkpoint(
-    label: str, directory: str, places: Places, *, partial: bool = False, headers: bool = True
+    label: str,
+    directory: str,
+    places: Places,
+    *,
+    partial: bool = False,
+    headers: bool = True,
+    shared: SharedHeaders | None = None,
 ) -> Checkpoint:
     """Read the checkpoint in `directory`; what is wrong with it is in its findings."""
     expected: dict[str, str] = {}
@@ -59,7 +65,7 @@ def open_checkpoint(
     if receipt is not None:  # a target of ours: its links lead where the receipt says
         expected = linked_files(receipt)
     roots = roots_for(directory, places.allowed_roots, expected)
-    return read_checkpoint(label, roots, partial=partial, headers=headers)
+    return read_checkpoint(label, roots, partial=partial, headers=headers, shared=shared)
 
 
 def open_sound(label: str, directory: str, places: Places, *, partial: bool = False) -> Checkpoint:

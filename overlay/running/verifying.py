@@ -7,28 +7,35 @@ Three levels, each including the one before: ``structure`` (names, links, sizes,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from overlay.core.checking import check, check_draft
-from overlay.core.checkpoint import Checkpoint, FileSeen
+from overlay.core.checking import check, check_draft, check_unlisted
+from overlay.core.checkpoint import Checkpoint, FileSeen, Shard
 from overlay.core.findings import Finding, about, errors
+from overlay.core.mending import is_mendable
 from overlay.core.parts import LinkedShard
 from overlay.core.pinning import expected_digests
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target, linked_files, private_files
+from overlay.errors import InvalidInput
 from overlay.formats import model_config, strict_json
+from overlay.formats.header import HeaderProblem
+from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, SINGLE_NAME
 from overlay.formats.receipt import Receipt
 from overlay.running.locating import Places, open_checkpoint
 from overlay.running.locking import check_made, hold_against_lock
 from overlay.running.opening import open_manifest
 from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.hashing import hash_file
-from overlay.storage.local import file_at, read_file
+from overlay.storage.links import resolve, roots_for
+from overlay.storage.local import file_at, read_file, read_header
 from overlay.storage.proofs import Memory, ProofStore
 from overlay.storage.targets import look_at_target
+
+_LOCK_SUFFIX: Final = ".lock.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +60,18 @@ class Verdict:
         """Whether there is no error among the findings."""
         return not errors(self.findings)
 
+    @property
+    def mendable(self) -> bool:
+        """Whether a new index would put something right, as far as this level can see."""
+        return is_mendable(self.findings)
+
     def document(self) -> dict[str, Any]:
         """The verdict as it stands in JSON documents."""
         return {
             "target": self.subject,
             "level": self.level,
             "ok": self.ok,
+            "mendable": self.mendable,
             "shards": self.shards,
             "tensors": self.tensors,
             "total_size": self.data_bytes,
@@ -66,6 +79,33 @@ class Verdict:
             "proof": {"compared": self.compared, "unproven": list(self.uncompared)},
             "findings": [finding.document() for finding in self.findings],
         }
+
+
+def tell_apart(reference: str) -> tuple[Literal["checkpoint", "manifest", "shard"], str]:
+    """What `reference` is, by its name and by what is there, and the path to look at.
+
+    A lock means the manifest beside it, an index the folder that it lies in.
+
+    Raises:
+        InvalidInput: a lock without a manifest beside it.
+    """
+    if not os.path.isfile(reference):
+        dangling = os.path.islink(reference) and not os.path.exists(reference)
+        return ("shard" if dangling and reference.endswith(SHARD_SUFFIX) else "checkpoint"), reference
+    if reference.endswith(SHARD_SUFFIX):
+        return "shard", reference
+    if os.path.basename(reference) == INDEX_NAME:
+        return "checkpoint", os.path.dirname(reference) or "."
+    if not reference.endswith(_LOCK_SUFFIX):
+        return "manifest", reference
+    manifests = [reference.removesuffix(_LOCK_SUFFIX) + suffix for suffix in (".yaml", ".yml")]
+    for path in manifests:
+        if os.path.isfile(path):
+            return "manifest", path
+    problem = f"expected the manifest {os.path.basename(manifests[0])} beside this lock, found none"
+    raise InvalidInput(
+        problem, subject=reference, hint="put the manifest there, or name the target: its receipt is enough"
+    )
 
 
 def verify_directory(
@@ -80,7 +120,9 @@ def verify_directory(
     target = look_at_target(directory)
     findings = check_receipt(target)
     seen = open_checkpoint(label, directory, places, headers=level != "structure")
-    findings += check(seen) + _check_config(seen) + _check_headers(seen, target.receipt)
+    findings += check(seen) + check_config(seen) + _check_headers(seen, target.receipt)
+    if level == "structure":
+        findings += _check_unlisted(seen)
     hashed, compared, uncompared = 0, 0, tuple(shard.file.name for shard in seen.shards.values())
     if level == "content":
         expected = _expected(seen, target.receipt)
@@ -99,6 +141,43 @@ def verify_directory(
         hashed_bytes=hashed,
         compared=compared,
         uncompared=uncompared,
+    )
+
+
+def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
+    """Verify one shard by itself: no index, no sidecars; its sha256 where the Hub cache that it lies in states one.
+
+    Raises:
+        InvalidInput: there is no such file.
+        EnvironmentFault: it cannot be read.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    # The user named it: wherever it leads, it leads there in plain sight.
+    roots = roots_for(os.path.realpath(folder), [os.path.dirname(os.path.realpath(path))])
+    file = resolve(roots, name)
+    if isinstance(file, Finding):
+        shards, wrong = read_shards([])[0], [file]
+    else:
+        shards, wrong = read_shards([file] if level != "structure" else [])
+    seen = Checkpoint(label=path, root=folder, index=None, index_file=None, shards=shards, findings=tuple(wrong))
+    findings = check(seen)
+    files = [shard.file for shard in seen.shards.values()]
+    expected = _expected(seen, None)
+    hashed = 0
+    if level == "content":
+        differing, hashed = _check_content(files, expected, reporter, 1)
+        findings += differing
+    compared = [file.name for file in files if level == "content" and file.name in expected]
+    return Verdict(
+        subject=path,
+        level=level,
+        findings=tuple(_distinct(findings)),
+        shards=1,
+        tensors=len(seen.weight_map),
+        data_bytes=seen.data_bytes,
+        hashed_bytes=hashed,
+        compared=len(compared),
+        uncompared=tuple(file.name for file in files if file.name not in compared),
     )
 
 
@@ -130,6 +209,21 @@ def verify_manifest(path: str, level: Level, places: Places, reporter: Reporter,
         compared=len(named) if level == "content" else 0,
         uncompared=tuple(file.name for file in files if level != "content" or file.name not in named),
     )
+
+
+def read_shards(files: Iterable[FileSeen]) -> tuple[dict[str, Shard], list[Finding]]:
+    """The headers of `files`, and what is wrong with those that cannot be had."""
+    shards: dict[str, Shard] = {}
+    findings = []
+    for file in files:
+        try:
+            shards[file.name] = Shard(file, read_header(file))
+        except HeaderProblem as problem:
+            code = "SHD002" if problem.about_size else "SHD001"
+            findings.append(about(code, file.name, str(problem), tensor=problem.tensor))
+        except OSError as error:
+            findings.append(about("LCK005", file.name, f"expected to read the header, found: {error.strerror}"))
+    return shards, findings
 
 
 def check_receipt(target: TargetSeen) -> list[Finding]:
@@ -189,6 +283,14 @@ def _check_behind_links(target: TargetSeen, receipt: Receipt, damaged: AbstractS
             yield about("LCK004", name, f"expected {receipt.files[name].size} bytes behind the link, found {size}")
 
 
+def _check_unlisted(seen: Checkpoint) -> list[Finding]:
+    """Whether shards lie there without an index; their names tell it, before any header is read."""
+    names = os.listdir(seen.root)
+    if INDEX_NAME in names or SINGLE_NAME in names:
+        return []
+    return list(check_unlisted(name for name in names if name.endswith(SHARD_SUFFIX)))
+
+
 def _check_headers(seen: Checkpoint, receipt: Receipt | None) -> list[Finding]:
     """Headers against the receipt: finds an edited header without reading the data."""
     findings = []
@@ -200,7 +302,7 @@ def _check_headers(seen: Checkpoint, receipt: Receipt | None) -> list[Finding]:
     return findings
 
 
-def _check_config(seen: Checkpoint) -> list[Finding]:
+def check_config(seen: Checkpoint) -> list[Finding]:
     """Every JSON sidecar parses, and what the config declares is there."""
     findings: list[Finding] = []
     for name, sidecar in seen.sidecars.items():
@@ -242,10 +344,13 @@ def _check_content(
 _SAID_BETTER: Final = {
     "IDX003": {"LCK002"},
     "IDX010": {"LCK003"},
+    "IDX015": {"LCK003"},
+    "IDX016": {"LCK003"},
     "LCK002": {"LNK004"},
     "LNK004": {"LNK001", "LNK002", "LNK003"},
     "LNK001": {"LNK005"},
     "LNK002": {"LNK005"},
+    "LNK003": {"LNK005"},
     "SHD002": {"LCK004"},
 }
 """A code, and those beside which it says nothing new about the same file; all of them are errors."""

@@ -6,8 +6,8 @@ import gc
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
@@ -38,7 +38,13 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ENOUGH_TO_RECOGNISE: Final = 64
 
 
-def read_checkpoint(label: str, roots: Roots, *, partial: bool = False, headers: bool = True) -> Checkpoint:
+SharedHeaders = dict[tuple[str, int], Header]
+"""Digest of a header's bytes and size of the file to the header: two checkpoints of one family share most of theirs."""
+
+
+def read_checkpoint(
+    label: str, roots: Roots, *, partial: bool = False, headers: bool = True, shared: SharedHeaders | None = None
+) -> Checkpoint:
     """Read the checkpoint in the directory `roots.own`.
 
     Args:
@@ -46,6 +52,7 @@ def read_checkpoint(label: str, roots: Roots, *, partial: bool = False, headers:
         roots: where its links may lead.
         partial: the directory is a diff-only repository: the index may name shards that are elsewhere.
         headers: also read and check the header of every shard; otherwise shards are only resolved.
+        shared: headers that were parsed before; those parsed now are added.
 
     Costs one stat a file and 8 + N bytes a shard; the weights stay untouched.
 
@@ -54,7 +61,7 @@ def read_checkpoint(label: str, roots: Roots, *, partial: bool = False, headers:
         EnvironmentFault: the machine refused to read.
     """
     names, nested = _list(roots.own, label)
-    reader = _Reader(roots)
+    reader = _Reader(roots, shared)
     index, index_file = reader.read_index(names)
     listed = _listed(names, index, partial)
     with paused_gc():
@@ -80,8 +87,8 @@ def read_checkpoint(label: str, roots: Roots, *, partial: bool = False, headers:
     )
 
 
-def read_header(file: FileSeen) -> Header:
-    """The header of a shard.
+def read_header(file: FileSeen, shared: SharedHeaders | None = None) -> Header:
+    """The header of a shard; one with the same bytes that is among `shared` is not parsed again.
 
     Raises:
         HeaderProblem: it breaks the format.
@@ -94,7 +101,13 @@ def read_header(file: FileSeen) -> Header:
         if len(prefix) + length > size or length > header_format.MAX_HEADER_BYTES:
             header_format.read_length(read_exactly(descriptor, _ENOUGH_TO_RECOGNISE, 0), size)  # says what is wrong
         text = read_exactly(descriptor, length, len(prefix))
-    return header_format.parse_header(prefix + text, size)
+    raw = prefix + text
+    if shared is None:
+        return header_format.parse_header(raw, size)
+    key = sha256_of(raw), size
+    if key not in shared:
+        shared[key] = header_format.parse_header(raw, size)
+    return shared[key]
 
 
 def digest_header(file: FileSeen) -> str:
@@ -125,6 +138,28 @@ def read_file(file: FileSeen, limit: int = MAX_SIDECAR_BYTES) -> bytes:
             return read_exactly(descriptor, size + 1, 0)
     except OSError as error:
         raise explain_os_error(error, file.name) from None
+
+
+def read_beginning(file: FileSeen, count: int = _ENOUGH_TO_RECOGNISE) -> bytes:
+    """The first bytes of a file, by which pickles and archives are known.
+
+    Raises:
+        EnvironmentFault: it cannot be read.
+    """
+    try:
+        with open_regular(file.location) as descriptor:
+            return read_exactly(descriptor, count, 0)
+    except OSError as error:
+        raise explain_os_error(error, file.name) from None
+
+
+def sizes_of(root: str, names: Iterable[str]) -> dict[str, int]:
+    """The size of each entry of the folder `root` that is still there, links not followed."""
+    sizes = {}
+    for name in names:
+        with suppress(OSError):
+            sizes[name] = os.lstat(os.path.join(root, name)).st_size
+    return sizes
 
 
 def file_at(path: str, name: str) -> FileSeen:
@@ -192,8 +227,9 @@ def _commit_of(root: str) -> str | None:
 class _Reader:
     """Reads one directory, collecting what is wrong with it."""
 
-    def __init__(self, roots: Roots) -> None:
+    def __init__(self, roots: Roots, shared: SharedHeaders | None) -> None:
         self.roots = roots
+        self.shared = shared
         self.findings: list[Finding] = []
 
     def resolve(self, name: str) -> FileSeen | None:
@@ -236,7 +272,7 @@ class _Reader:
 
     def _header(self, file: FileSeen) -> Header | None:
         try:
-            return read_header(file)
+            return read_header(file, self.shared)
         except HeaderProblem as problem:
             code = "SHD002" if problem.about_size else "SHD001"
             self.findings.append(about(code, file.name, str(problem), tensor=problem.tensor))

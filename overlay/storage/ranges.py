@@ -1,9 +1,16 @@
-"""Compare byte ranges of files, a block at a time."""
+"""Compare and digest byte ranges of files, a block at a time.
+
+A hole of a sparse file reads as zeros; where both sides have a hole nothing is read at all.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from typing import Final
+
+import xxhash
 
 from overlay.core.parts import TensorSource
 from overlay.errors import EnvironmentFault
@@ -11,9 +18,13 @@ from overlay.storage.files import hint_for_errno, open_regular
 
 _BLOCK: Final = 1 << 20
 
+Advance = Callable[[int], None]
 
-def equal_ranges(one: TensorSource, other: TensorSource) -> bool:
-    """Whether two tensors hold the same bytes; stops at the first block that differs.
+
+def equal_ranges(one: TensorSource, other: TensorSource, advance: Advance = lambda count: None) -> bool:
+    """Whether two ranges hold the same bytes; stops at the first block that differs.
+
+    `advance` is told of bytes as they are compared.
 
     Raises:
         EnvironmentFault: a file cannot be read.
@@ -23,11 +34,64 @@ def equal_ranges(one: TensorSource, other: TensorSource) -> bool:
         return False
     try:
         with open_regular(one.file.location) as left, open_regular(other.file.location) as right:
-            for at in range(0, size, _BLOCK):
+            _require_length(left, one)
+            _require_length(right, other)
+            at = 0
+            while at < size:
+                data = min(
+                    _next_data(left, one.begin + at) - one.begin, _next_data(right, other.begin + at) - other.begin
+                )
+                if data > at:
+                    advance(min(data, size) - at)
+                    at = data
+                    continue
                 count = min(_BLOCK, size - at)
                 if os.pread(left, count, one.begin + at) != os.pread(right, count, other.begin + at):
                     return False
+                advance(count)
+                at += count
     except OSError as error:
         problem = f"the system says: {error.strerror}"
         raise EnvironmentFault(problem, subject=one.name, hint=hint_for_errno(error.errno)) from None
     return True
+
+
+def digest_range(source: TensorSource, advance: Advance = lambda count: None) -> bytes:
+    """The xxh3-128 digest of a range.
+
+    Raises:
+        EnvironmentFault: the file cannot be read, or ends before the range does.
+    """
+    digest = xxhash.xxh3_128()
+    try:
+        with open_regular(source.file.location) as descriptor:
+            at = source.begin
+            while at < source.end:
+                block = os.pread(descriptor, min(_BLOCK, source.end - at), at)
+                if not block:
+                    raise OSError(errno.EIO, "the file ends too early")
+                digest.update(block)
+                advance(len(block))
+                at += len(block)
+    except OSError as error:
+        problem = f"the system says: {error.strerror}"
+        raise EnvironmentFault(problem, subject=source.name, hint=hint_for_errno(error.errno)) from None
+    return digest.digest()
+
+
+def _require_length(descriptor: int, source: TensorSource) -> None:
+    """Refuse a file that shrank since its header was read: what lies behind its end would pass for a hole."""
+    if os.fstat(descriptor).st_size < source.end:
+        raise OSError(errno.EIO, "the file ends too early")
+
+
+def _next_data(descriptor: int, at: int) -> int:
+    """The first byte from `at` on that is not in a hole; far behind the end when the rest is one."""
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+            return 1 << 62
+        if error.errno == errno.EINVAL:  # this file system does not tell
+            return at
+        raise

@@ -102,6 +102,28 @@ def change_total_size(folder: Path, shard: str) -> None:
     _rewrite(folder / INDEX, json.dumps(document, indent=2).encode() + b"\n")
 
 
+def state_wrong_parameters(folder: Path, shard: str) -> None:
+    """A total_parameters as it is kept from another checkpoint."""
+    document = json.loads((folder / INDEX).read_bytes())
+    document["metadata"]["total_parameters"] = 10**9
+    _rewrite(folder / INDEX, json.dumps(document, indent=2).encode() + b"\n")
+
+
+def empty_the_weight_map(folder: Path, shard: str) -> None:
+    document = json.loads((folder / INDEX).read_bytes())
+    document["weight_map"] = {}
+    _rewrite(folder / INDEX, json.dumps(document, indent=2).encode() + b"\n")
+
+
+def map_to_a_path(folder: Path, shard: str) -> None:
+    text = (folder / INDEX).read_bytes()
+    _rewrite(folder / INDEX, text.replace(b'"' + shard.encode(), b'"./' + shard.encode()))
+
+
+def remove_the_index(folder: Path, shard: str) -> None:
+    (folder / INDEX).unlink()
+
+
 def remove_the_metadata(folder: Path, shard: str) -> None:
     document = json.loads((folder / INDEX).read_bytes())
     del document["metadata"]
@@ -114,6 +136,51 @@ def break_the_index(folder: Path, shard: str) -> None:
 
 def add_a_stray_shard(folder: Path, shard: str) -> None:
     (folder / "extra.safetensors").write_bytes((folder / shard).read_bytes())
+
+
+def add_a_shard_that_loaders_prefer(folder: Path, shard: str) -> None:
+    (folder / "model.safetensors").write_bytes((folder / shard).read_bytes())
+
+
+def add_a_consolidated_shard(folder: Path, shard: str) -> None:
+    (folder / "consolidated.00.safetensors").write_bytes((folder / shard).read_bytes())
+
+
+def add_a_name_that_differs_in_case(folder: Path, shard: str) -> None:
+    (folder / f"Model{shard.removeprefix('model')}").write_bytes((folder / shard).read_bytes())
+
+
+def rename_the_shard_and_its_entries(folder: Path, shard: str) -> None:
+    """A listed shard with a name that loaders which glob for ``model*`` pass over."""
+    (folder / shard).rename(folder / "mtp.safetensors")
+    text = (folder / INDEX).read_bytes()
+    _rewrite(folder / INDEX, text.replace(b'"' + shard.encode(), b'"mtp.safetensors'))
+
+
+def give_a_tensor_an_empty_name(folder: Path, shard: str) -> None:
+    def change(table: dict[str, Any]) -> dict[str, Any]:
+        first, *_ = table
+        return {"" if name == first else name: entry for name, entry in table.items()}
+
+    name = next(iter(read_shard(folder / shard)))
+    text = (folder / INDEX).read_bytes()
+    _rewrite(folder / INDEX, text.replace(b'"' + name.encode() + b'"', b'""'))
+    _edit_header(folder / shard, change)
+
+
+def give_a_tensor_a_long_name(folder: Path, shard: str) -> None:
+    name, long = next(iter(read_shard(folder / shard))), "x" * 5000
+    entries = [
+        entry._replace(name=long if entry.name == name else entry.name) for entry in read_shard(folder / shard).values()
+    ]
+    text = (folder / INDEX).read_bytes()
+    _rewrite(folder / INDEX, text.replace(b'"' + name.encode() + b'"', b'"' + long.encode() + b'"'))
+    _rewrite(folder / shard, shard_bytes(entries))
+
+
+def make_a_loop_of_links(folder: Path, shard: str) -> None:
+    (folder / shard).unlink()
+    (folder / shard).symlink_to(shard)
 
 
 def add_a_foreign_file(folder: Path, shard: str) -> None:

@@ -1,0 +1,171 @@
+"""Auditing: what a checkpoint adds to its base, which claims hold, and what in it can do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from overlay.core.checking import check, check_draft
+from overlay.core.checkpoint import Checkpoint
+from overlay.core.claims import Claim, Judged, Standing, find_claims, judge, judge_base, judge_donor
+from overlay.core.completing import complete
+from overlay.core.diffing import Change, Difference, diff, source_of
+from overlay.core.findings import Finding
+from overlay.core.parts import TensorSource
+from overlay.core.progress import Reporter
+from overlay.core.risks import find_risks
+from overlay.core.tallying import Tally
+from overlay.core.view import View
+from overlay.errors import EnvironmentFault, InvalidInput, UsageError
+from overlay.formats.model_config import parse_model_config
+from overlay.formats.strict_json import JsonProblem
+from overlay.running.comparing import compare_content
+from overlay.running.diffing import diff_sidecars, open_whole, require_whole
+from overlay.running.locating import Places, locate, open_checkpoint
+from overlay.storage.local import SharedHeaders, read_beginning, read_file
+from overlay.storage.ranges import equal_ranges
+
+CARD = "README.md"
+_STATED = "--claim"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What an audit is asked."""
+
+    target: str
+    against: str | None = None
+    """The base; None asks about the target alone."""
+    claims: tuple[str, ...] = ()
+    """Statements that the user wants to see proven."""
+    content: bool = False
+    """Whether bytes are compared."""
+    jobs: int = 0
+    places: Places = field(default_factory=Places)
+    """Its donors are local copies of the repositories that claims speak of."""
+
+
+def audit_checkpoint(question: Question, reporter: Reporter) -> View:
+    """Answer an audit.
+
+    Reads every header and the small files of both sides; with content, both sides of every tensor that headers cannot tell
+    apart, and the donors' tensors that claims speak of.
+
+    Raises:
+        InvalidInput: the target or the base is no checkpoint, or a shard cannot be read.
+        EnvironmentFault: something cannot be read.
+    """
+    base, target = _open(question)
+    difference = diff(base or target, target)
+    if question.content:
+        difference = compare_content(difference, reporter, renames=True, jobs=question.jobs)
+    view = View(
+        kind="audit",
+        difference=difference,
+        alone=base is None,
+        sidecars=diff_sidecars(base, target) if base is not None else (),
+        findings=tuple(_findings(base, target)),
+    )
+    return view.with_claims(_judged(question, target, difference, view.counted, reporter))
+
+
+def _open(question: Question) -> tuple[Checkpoint | None, Checkpoint]:
+    places = question.places
+    if question.against is None:
+        return None, open_whole(question.target, places)
+    shared: SharedHeaders = {}
+    base = open_whole(question.against, places, shared=shared)
+    seen = open_checkpoint(question.target, locate(question.target, "."), places, partial=True, shared=shared)
+    target = complete(seen, base).checkpoint
+    require_whole(target)
+    return base, target
+
+
+def _findings(base: Checkpoint | None, target: Checkpoint) -> list[Finding]:
+    """What is wrong with the target, and what in it can do harm that the base cannot."""
+    texts = {name: read_file(sidecar.file) for name, sidecar in target.sidecars.items()}
+    before = {name: read_file(sidecar.file) for name, sidecar in base.sidecars.items()} if base is not None else None
+    names = {*base.sidecars, *base.strays, *base.left_out, *base.shards} if base is not None else set()
+    magic = {name: read_beginning(file) for name, file in target.strays.items()}
+    risks = find_risks(before, texts, target.strays, target.left_out, names, magic)
+    return sorted({*check(target), *_draft(target, texts), *risks})
+
+
+def _draft(target: Checkpoint, texts: dict[str, bytes]) -> list[Finding]:
+    try:
+        return check_draft(target, parse_model_config(texts["config.json"]))
+    except (KeyError, JsonProblem):  # the risks say what is wrong with it
+        return []
+
+
+def _judged(
+    question: Question, target: Checkpoint, difference: Difference, counted: Tally, reporter: Reporter
+) -> list[Judged]:
+    """Every claim that was made, each with its standing."""
+    judged = [judge_base(difference)] if question.against is not None else []
+    for claim in (*_stated(question.claims), *_of_card(target)):
+        if claim.kind != "donor":
+            judged.append(judge(claim, difference, counted, meant=claim.source == _STATED))
+        elif question.against is not None:
+            judged.append(_judge_donor(claim, difference, question, reporter))
+    return judged
+
+
+def _stated(texts: Iterable[str]) -> list[Claim]:
+    """The user's claims.
+
+    Raises:
+        UsageError: one of them says nothing that can be held against a checkpoint.
+    """
+    claims = []
+    for text in texts:
+        found = find_claims(text, _STATED)
+        if not found:
+            hint = (
+                'for example "791 tensors", "790 BF16 + 1 F32", "19905841664 bytes", "unmodified tensors of org/name"'
+            )
+            raise UsageError(
+                f"expected a claim about tensors, bytes or a donor, found {text!r}", subject=_STATED, hint=hint
+            )
+        claims += found
+    return claims
+
+
+def _of_card(target: Checkpoint) -> list[Claim]:
+    card = target.sidecars.get(CARD)
+    return find_claims(read_file(card.file).decode(errors="replace"), CARD) if card is not None else []
+
+
+def _judge_donor(claim: Claim, difference: Difference, question: Question, reporter: Reporter) -> Judged:
+    """Hold the tensors that were added or replaced against the donor, tensor by tensor."""
+    wanted = _brought(difference)
+    try:
+        given = question.places.donors.get(claim.donor)
+        where = locate(given or f"hf://{claim.donor}", ".")
+        donor = open_checkpoint(claim.donor, where, question.places, partial=True)
+    except (EnvironmentFault, InvalidInput) as error:
+        reason = f"{error.problem}; --donor {claim.donor}=PATH names a copy"
+        return Judged(claim.text, claim.source, Standing.OPEN, reason)
+    pairs = [(source, _found(donor, source)) for source in wanted]
+    absent = [source.name for source, found in pairs if found is None]
+    differing = []
+    if question.content and not absent:
+        with reporter.task(f"comparing with {claim.donor}", sum(s.end - s.begin for s in wanted)) as advance:
+            differing = [s.name for s, found in pairs if found is not None and not equal_ranges(s, found, advance)]
+    return judge_donor(claim, [s.name for s in wanted], absent, differing, question.content)
+
+
+def _brought(difference: Difference) -> Sequence[TensorSource]:
+    """The tensors that the target has and the base has not, or has otherwise."""
+    kinds = (Change.ADDED, Change.RETYPED, Change.RESHAPED, Change.REWRITTEN)
+    shards = difference.new.shards
+    return [source_of(shards[c.new], c.name) for c in difference.changes if c.change in kinds]
+
+
+def _found(donor: Checkpoint, wanted: TensorSource) -> TensorSource | None:
+    """The donor's tensor of this name, dtype and shape."""
+    shard = donor.shards.get(donor.weight_map.get(wanted.name, ""))
+    if shard is None or wanted.name not in shard.header:
+        return None
+    source = source_of(shard, wanted.name)
+    return source if (source.dtype, source.shape) == (wanted.dtype, wanted.shape) else None

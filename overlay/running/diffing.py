@@ -1,0 +1,89 @@
+"""Diffing: read two checkpoints and say how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from overlay.core.checking import check
+from overlay.core.checkpoint import Checkpoint
+from overlay.core.codes import Severity
+from overlay.core.diffing import diff
+from overlay.core.findings import Finding
+from overlay.core.progress import Reporter
+from overlay.core.sidecar_diffing import SidecarChange, added_file, diff_sidecar, removed_file
+from overlay.core.view import View
+from overlay.errors import InvalidInput
+from overlay.running.comparing import compare_content
+from overlay.running.locating import Places, locate, open_checkpoint
+from overlay.storage.local import SharedHeaders, read_file, sizes_of
+
+
+def diff_checkpoints(old: str, new: str, places: Places, *, content: bool, jobs: int = 0, reporter: Reporter) -> View:
+    """How the checkpoint `new` differs from `old`.
+
+    Reads every header and the sidecars that differ; with `content` also both sides of every tensor that headers cannot
+    tell apart.
+
+    Raises:
+        InvalidInput: one of them is no checkpoint, or a shard of it cannot be read.
+        EnvironmentFault: something cannot be read.
+    """
+    shared: SharedHeaders = {}
+    before, after = (open_whole(reference, places, shared=shared) for reference in (old, new))
+    difference = diff(before, after)
+    if content:
+        difference = compare_content(difference, reporter, renames=True, jobs=jobs)
+    findings = [*_of(before, check(before)), *_of(after, check(after))]
+    return View(kind="diff", difference=difference, sidecars=diff_sidecars(before, after), findings=tuple(findings))
+
+
+def open_whole(reference: str, places: Places, *, shared: SharedHeaders | None = None) -> Checkpoint:
+    """The checkpoint that `reference` means, whose shards can all be read; what else is wrong is in its findings.
+
+    Raises:
+        InvalidInput: it is no checkpoint, or a listed shard is missing or broken: no comparison would mean anything.
+    """
+    seen = open_checkpoint(reference, locate(reference, "."), places, shared=shared)
+    require_whole(seen)
+    return seen
+
+
+def require_whole(seen: Checkpoint) -> None:
+    """Refuse a checkpoint of which a shard or the index could not be read.
+
+    Raises:
+        InvalidInput: naming every such file.
+    """
+    broken = [finding.line for finding in sorted(seen.findings) if finding.severity is Severity.ERROR]
+    if broken:
+        hint = f"overlay verify {seen.label}"
+        raise InvalidInput(broken[0], subject=seen.label, hint=hint, others=tuple(broken[1:]))
+
+
+def diff_sidecars(old: Checkpoint, new: Checkpoint) -> tuple[SidecarChange, ...]:
+    """How the small files differ, and which other files came or went; reads those whose digests differ."""
+    changes = []
+    for name in sorted(old.sidecars.keys() | new.sidecars.keys()):
+        before, after = old.sidecars.get(name), new.sidecars.get(name)
+        if before is not None and after is not None and before.sha256 == after.sha256:
+            continue
+        texts = (read_file(sidecar.file) if sidecar is not None else None for sidecar in (before, after))
+        change = diff_sidecar(name, *texts)
+        if change is not None:
+            changes.append(change)
+    came, went = others(new).keys() - others(old).keys(), others(old).keys() - others(new).keys()
+    changes += [added_file(name, others(new)[name]) for name in sorted(came)]
+    changes += [removed_file(name, others(old)[name]) for name in sorted(went)]
+    return tuple(changes)
+
+
+def others(seen: Checkpoint) -> Mapping[str, int]:
+    """Files that are neither listed shards nor sidecars, with their sizes in bytes; folders and dot files have none."""
+    sizes: dict[str, int] = {name: file.size for name, file in seen.strays.items()}
+    return sizes | sizes_of(seen.root, [name for name in seen.left_out if not name.startswith(".")])
+
+
+def _of(seen: Checkpoint, findings: list[Finding]) -> list[Finding]:
+    """`findings` that say which of two checkpoints they are about."""
+    return [replace(finding, subject=f"{seen.label}/{finding.subject}") for finding in findings]
