@@ -91,16 +91,10 @@ def _members(value: Any) -> Iterator[tuple[Tokens, Any]]:
                 yield (*tokens, key), entry
                 if isinstance(entry, (dict, list)):
                     stack.append(((*tokens, key), entry))
-        else:
-            stack += (
-                [
-                    ((*tokens, str(number)), entry)
-                    for number, entry in enumerate(item)
-                    if isinstance(entry, (dict, list))
-                ]
-                if isinstance(item, list)
-                else []
-            )
+        elif isinstance(item, list):
+            for number, entry in enumerate(item):
+                if isinstance(entry, (dict, list)):
+                    stack.append(((*tokens, str(number)), entry))
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from overlay.core.checking import draft_layers, layers_of
+from overlay.core.checking import layers_of
 from overlay.core.checkpoint import Checkpoint
 from overlay.core.drafts import Draft, find_drafts
 from overlay.core.modules import Experts, ModuleClass, classify, count_experts, find_modules, place_modules
@@ -125,6 +125,8 @@ def describe(checkpoint: Checkpoint, config: ModelConfig | None, declared: Itera
     """
     modules = find_modules(shard.header for shard in checkpoint.shards.values())
     places = place_modules(modules)
+    layers = tuple(sorted(layers_of(checkpoint)))
+    trunk = config.layers if config else None
     sayings = (*((config.quantization,) if config and config.quantization else ()), *declared)
     return Description(
         label=checkpoint.label,
@@ -133,9 +135,9 @@ def describe(checkpoint: Checkpoint, config: ModelConfig | None, declared: Itera
         tensors=len(checkpoint.weight_map),
         data_bytes=checkpoint.data_bytes,
         dtypes=_dtypes(checkpoint),
-        layers=tuple(sorted(layers_of(checkpoint))),
-        draft_present=tuple(sorted(draft_layers(checkpoint, config))) if config and config.layers else (),
-        drafts=find_drafts(modules, places, config.layers if config else None),
+        layers=layers,
+        draft_present=tuple(layer for layer in layers if layer >= trunk) if trunk else (),
+        drafts=find_drafts(modules, places, trunk),
         classes=classify(modules, places, (bits for said in sayings for bits in said.bits)),
         experts=count_experts(modules, places),
         kv_scales=sum(stored.suffix in _KV_SCALES for form in modules.values() for stored in form),

@@ -72,14 +72,15 @@ def shown_pair(old: Side, new: Side) -> tuple[str | None, str | None]:
 
 
 def cut(text: str, limit: int = MAX_SHOWN) -> str:
-    """At most `limit` characters of `text`."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """At most `limit` characters of `text`; half a surrogate pair, which no output can hold, becomes a question mark."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return short if short.isascii() else short.encode(errors="replace").decode()
 
 
 def cut_pair(old: str, new: str) -> tuple[str, str]:
     """Two texts cut to the same window, which holds their first difference."""
     if len(old) <= MAX_SHOWN and len(new) <= MAX_SHOWN:
-        return old, new
+        return cut(old), cut(new)
     start = max(0, common_prefix(old, new) - MAX_SHOWN // 3)
     if start <= 1:  # the ellipsis would hide as much as it says
         return cut(old), cut(new)

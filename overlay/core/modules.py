@@ -5,6 +5,7 @@ A quarter of a million tensors make some 60,000 modules of about twenty forms, s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -92,19 +93,16 @@ def classify(
     """
     bits = frozenset(declared_bits)
     schemes = {form: decide(scheme_of(form), bits) for form in set(modules.values())}
-    sizes = {form: sum(stored.nbytes for stored in form) for form in schemes}
+    alike = Counter((places[module], form) for module, form in modules.items())
     sums: dict[tuple[str, str, Scheme], list[int]] = {}
     layers: dict[tuple[str, str, Scheme], set[int]] = {}
-    for module, form in modules.items():
-        place = places[module]
+    for (place, form), number in alike.items():
         key = place.stack, place.component, schemes[form]
         counts = sums.setdefault(key, [0, 0, 0])
-        counts[0] += 1
-        counts[1] += len(form)
-        counts[2] += sizes[form]
-        numbers = layers.setdefault(key, set())
-        if place.layer is not None:
-            numbers.add(place.layer)
+        counts[0] += number
+        counts[1] += number * len(form)
+        counts[2] += number * sum(stored.nbytes for stored in form)
+        layers.setdefault(key, set()).update([] if place.layer is None else [place.layer])
     found = [ModuleClass(*key, tuple(sorted(layers[key])), *counts) for key, counts in sums.items()]
     return tuple(sorted(found, key=lambda row: (-row.bytes, row.stack, row.component, row.scheme.label)))
 

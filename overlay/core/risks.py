@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from overlay.core.code_keys import find_code_keys
-from overlay.core.details import shown
+from overlay.core.details import cut, shown
 from overlay.core.file_kinds import kind_of, redirect_of
 from overlay.core.findings import Finding, about
 from overlay.core.licence_risks import find_licence_risks
@@ -55,16 +55,16 @@ def find_risks(
     findings: list[Finding] = []
     before = old or {}
     known = old_names | before.keys()
-    for name in sorted({*new, *strays, *left_out, *magic}):
+    unlisted = {*new, *strays, *left_out}
+    for name in sorted(unlisted | magic.keys()):
         data = new.get(name)
         if old is not None and (name in same or (data is not None and before.get(name) == data)):
             continue
         added = old is not None and name not in known
-        listed = data is None and name not in strays and name not in left_out
         kind = kind_of(name, magic.get(name, b"") if data is None else data[:_BEGINNING])
-        if not listed:
+        if name in unlisted:
             findings += _by_name(name, added, changed=name in known)
-        if kind is not None and (listed or role_of(name) not in (Role.CODE, Role.PICKLE)):
+        if kind is not None and role_of(name) not in (Role.CODE, Role.PICKLE):
             code = "SEC002" if kind.role is Role.CODE else "SEC003"
             findings.append(about(code, name, f"found {kind.what}, which its name does not say"))
         if data is not None and name.lower().endswith(".json"):
@@ -92,7 +92,7 @@ def _by_content(name: str, old: bytes | None, new: bytes) -> Iterator[Finding]:
     try:
         read_json(new)
     except JsonProblem as problem:
-        yield about("CFG001", name, str(problem))
+        yield about("CFG001", name, cut(str(problem), 300))
     before = find_code_keys(name, old) if old is not None else {}
     for tokens, value in find_code_keys(name, new).items():
         if not tokens:

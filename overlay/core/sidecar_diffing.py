@@ -83,7 +83,8 @@ def diff_sidecar(name: str, old: bytes | None, new: bytes | None) -> SidecarChan
     parts = _parts(name, role, old, new)
     details = [detail for part in parts for detail in part.details][:MAX_DETAILS]
     omitted = sum(part.total for part in parts) - len(details)
-    summary = "; ".join(part.summary for part in parts)
+    # Keys and values of strangers may hold line feeds; a summary is one line.
+    summary = " ".join("; ".join(part.summary for part in parts).split())
     return SidecarChange(name, "changed", role, summary or SAME_VALUES, tuple(details), omitted, same_values=not parts)
 
 

@@ -14,7 +14,7 @@ from overlay.core.sidecar_diffing import TEMPLATE_KEY, diff_sidecar, pointer_tex
 from overlay.core.sidecar_roles import Role, role_of
 from overlay.core.tokenizer_diffing import VOCABULARIES
 from overlay.core.value_diffing import ValueChange, differences, read_json
-from overlay.formats.strict_json import JsonProblem, JsonValue
+from overlay.formats.strict_json import JsonProblem
 
 MAX_PLACES: Final = 20
 """Findings of one code about one file; what is past them is counted in one more."""
@@ -30,10 +30,8 @@ _CODE_OF: Final[dict[Role, str]] = {
 """The code of a change in a file of this role; files of the other roles are no risk by what they say."""
 
 _QUANTIZATION_KEYS: Final = frozenset({"quantization_config", "quantization", "compression_config"})
-_TOKEN_KEY = re.compile(
-    r"((decoder_start|forced_)?(bos|eos|pad|unk|sep|cls|mask|eot|image|video|audio|decoder_start)_token(_id|_ids)?|"
-    r"suppress_tokens|begin_suppress_tokens|(model_input|additional_special)_.*)"
-)
+_TOKEN_KEY = re.compile(r"\w+_token(_ids?|_index)?|(begin_)?suppress_tokens|additional_special_tokens")
+"""Keys that name tokens in a model's or a generation config: ``eos_token_id``."""
 _ORIGIN_KEYS: Final = frozenset(
     {"transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "_diffusers_version", "producer"}
 )
@@ -75,7 +73,8 @@ def _about_added(name: str, code: str, data: bytes) -> Iterator[Finding]:
 
 
 def _about_changed(name: str, code: str, old: bytes, new: bytes) -> Iterator[Finding]:
-    changes = None if name in _WHOLE or not name.lower().endswith(".json") else _json_changes(old, new)
+    base = name.rpartition("/")[2].lower()
+    changes = None if base in _WHOLE or not base.endswith(".json") else _json_changes(old, new)
     if changes is None:
         change = diff_sidecar(name, old, new)
         if change is not None and not change.same_values:
@@ -95,10 +94,9 @@ def _about_changed(name: str, code: str, old: bytes, new: bytes) -> Iterator[Fin
 def _json_changes(old: bytes, new: bytes) -> list[ValueChange] | None:
     """The places that differ; None if one side is no JSON."""
     try:
-        values: list[JsonValue] = [read_json(old), read_json(new)]
+        return list(differences(read_json(old), read_json(new)))
     except JsonProblem:
         return None
-    return list(differences(*values))
 
 
 def _code_of(name: str, code: str, change: ValueChange) -> str:

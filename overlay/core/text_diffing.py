@@ -77,9 +77,10 @@ def _detail(number: int, old: str | None, new: str | None) -> Detail:
 
 
 def _tally(added: int, removed: int) -> str:
-    return ", ".join(
-        f"{counted(number, 'line')} {verb}" for number, verb in ((added, "added"), (removed, "removed")) if number
-    )
+    """``4 lines added, 1 removed``."""
+    if not added:
+        return f"{counted(removed, 'line')} removed"
+    return f"{counted(added, 'line')} added" + (f", {removed} removed" if removed else "")
 
 
 def _lines(text: str) -> list[str]:

@@ -24,8 +24,9 @@ from overlay.core.diffing import Change
 from overlay.core.families import Family
 from overlay.core.findings import Finding
 from overlay.core.tallying import Amount, contents, total
+from overlay.report.comparison import word_of
 from overlay.report.html_chart import HUES, NARROW, SIGNS, WIDE, charts_of, clipped, hue_of, short
-from overlay.report.html_map import MARKS, Mark, map_of
+from overlay.report.html_map import MARKS, Mark, map_of, missing_layers
 from overlay.report.text import in_bytes
 from overlay.report.view import View
 
@@ -42,7 +43,7 @@ _MAX_TEXT: Final = 1000
 class Tile(NamedTuple):
     """A headline number."""
 
-    key: str
+    word: str
     sign: str
     amount: Amount
     detail: str
@@ -66,8 +67,8 @@ class Group(NamedTuple):
     change: Change
     families: Sequence[Family]
     amount: Amount
-    count: int
-    """All of them, those that are left out included."""
+    known: int
+    """How many there are, those that are left out included."""
 
 
 class Explained(NamedTuple):
@@ -92,6 +93,9 @@ class Verdict:
 
     news: str
     rest: str
+    """What became of the tensors that the news does not speak of."""
+    missing: str
+    """The layers that the config declares and nobody finds."""
 
 
 def render_page(view: View) -> str:
@@ -114,12 +118,13 @@ def render_page(view: View) -> str:
         narrow=charts_of(drawn, NARROW),
         legend=_legend(part.dtype for bar in drawn.bars for part in bar),
         marks=[mark for mark in Mark if any(part.mark is mark for bar in drawn.bars for part in bar)],
+        slots=any(line.absent for stack in drawn.stacks for line in stack.lines),
         rows=view.rows[:MAX_ROWS],
         rows_left_out=len(view.rows) - MAX_ROWS,
         explained=explain(view.findings),
         claims=_by_standing(view.claims),
         groups=groups,
-        families_left_out=sum(group.count - len(group.families) for group in groups),
+        families_left_out=sum(group.known - len(group.families) for group in groups),
         script=Markup(script),  # noqa: S704  # the package's own file
         script_hash=base64.b64encode(sha256(script.encode()).digest()).decode(),
     )
@@ -127,22 +132,31 @@ def render_page(view: View) -> str:
 
 def verdict_of(view: View) -> Verdict:
     """What a person would say who has looked at everything."""
+    layers = missing_layers(view.findings)
+    missing = f"Missing: layer {', '.join(map(str, layers))}, which config.json declares." if layers else ""
+    if view.alone:
+        held = total(view.counted.by_change.values())
+        rest = "No base was named, so nothing is compared."
+        return Verdict(news=f"Holds {_tensors(held.tensors)}, {in_bytes(held.bytes)}.", rest=rest, missing=missing)
     counts, counted = view.difference.counts, view.counted
     replaced = _replaced(view)
     told = [
         ("adds", counted.of(Change.ADDED), ""),
         ("replaces", replaced, _of_them(counts[Change.RETYPED], replaced.tensors)),
-        ("removes", counted.of(Change.REMOVED), ""),
+        ("drops", counted.of(Change.REMOVED), ""),
         ("renames", counted.of(Change.RENAMED), ""),
         ("moves", counted.of(Change.MOVED), " to other shards"),
     ]
-    news = [f"{verb} {_tensors(amount.tensors)}, {in_bytes(amount.bytes)}{more}" for verb, amount, more in told if amount.tensors]
+    news = [
+        f"{verb} {_tensors(amount.tensors)}, {in_bytes(amount.bytes)}{more}"
+        for verb, amount, more in told
+        if amount.tensors
+    ]
     sentence = f"{'; '.join(news)}." if news else "no tensor is known to differ."
-    return Verdict(news=sentence[0].upper() + sentence[1:], rest=_rest(view, replaced))
+    return Verdict(news=sentence[0].upper() + sentence[1:], rest=_rest(view, replaced), missing=missing)
 
 
 def _rest(view: View, replaced: Amount) -> str:
-    """What became of the tensors that the news does not speak of."""
     difference, counts = view.difference, view.difference.counts
     kept = "The base" if view.kind == "audit" else "The old checkpoint"
     unread = f"the bytes of {_tensors(difference.unread)} were not compared" if difference.unread else ""
@@ -167,7 +181,7 @@ def tiles_of(view: View) -> list[Tile]:
     return [
         Tile("added", SIGNS[Mark.ADDED], counted.of(Change.ADDED), ""),
         Tile("replaced", SIGNS[Mark.REPLACED], _replaced(view), made_of),
-        Tile("removed", SIGNS[Mark.REMOVED], counted.of(Change.REMOVED), ""),
+        Tile("dropped", SIGNS[Mark.DROPPED], counted.of(Change.REMOVED), ""),
         Tile("moved", SIGNS[Mark.MOVED], moved, renamed or "same tensor, other shard"),
         Tile("identical", "=", counted.of(Change.IDENTICAL), "byte for byte"),
         Tile("unread", "?", counted.of(Change.UNREAD), "headers agree, bytes not compared"),
@@ -175,11 +189,13 @@ def tiles_of(view: View) -> list[Tile]:
 
 
 def sides_of(view: View) -> list[Side]:
-    """Both checkpoints by dtype, to one scale."""
+    """Both checkpoints by dtype, to one scale; the one that there is, of an audit without a base."""
     pair = view.difference.old, view.difference.new
     words = ("base", "checkpoint") if view.kind == "audit" else ("old", "new")
     found = [_by_dtype(checkpoint) for checkpoint in pair]
     largest = max(total(amounts.values()).bytes for amounts in found) or 1
+    weights = {dtype: sum(side[dtype].bytes for side in found if dtype in side) for side in found for dtype in side}
+    order = sorted(weights, key=lambda dtype: (-weights[dtype], dtype))
     return [
         Side(
             word,
@@ -187,19 +203,19 @@ def sides_of(view: View) -> list[Side]:
             (checkpoint.commit or "")[:12],
             total(amounts.values()),
             len(checkpoint.shards),
-            [(dtype, amount, 100 * amount.bytes / largest) for dtype, amount in amounts.items()],
+            [(dtype, amounts[dtype], 100 * amounts[dtype].bytes / largest) for dtype in order if dtype in amounts],
         )
         for word, checkpoint, amounts in zip(words, pair, found, strict=True)
+        if not (view.alone and word == "base")
     ]
 
 
 def _by_dtype(checkpoint: Checkpoint) -> Mapping[str, Amount]:
-    """What a checkpoint holds, the heaviest dtype first."""
+    """What a checkpoint holds of each dtype."""
     amounts: dict[str, list[Amount]] = defaultdict(list)
     for (_, dtype), amount in contents(checkpoint).items():
         amounts[dtype].append(amount)
-    sums = {dtype: total(parts) for dtype, parts in amounts.items()}
-    return dict(sorted(sums.items(), key=lambda entry: (-entry[1].bytes, entry[0])))
+    return {dtype: total(parts) for dtype, parts in amounts.items()}
 
 
 def explain(findings: Iterable[Finding]) -> list[Explained]:
@@ -235,7 +251,9 @@ def grouped(families: Sequence[Family]) -> list[Group]:
 
 def _kept(families: Sequence[Family]) -> set[int]:
     """The families that the page has room for, by identity."""
-    order = sorted(families, key=lambda f: (MARKS[f.change] is Mark.SAME, -f.amount.bytes, -f.amount.tensors, f.pattern))
+    order = sorted(
+        families, key=lambda f: (MARKS[f.change] is Mark.SAME, -f.amount.bytes, -f.amount.tensors, f.pattern)
+    )
     kept, room = set[int](), _FAMILY_TEXT
     for family in order[:MAX_FAMILIES]:
         room -= len(escape(clipped(family.pattern, _MAX_TEXT)))
@@ -283,7 +301,7 @@ def _dtypes(old: str | Iterable[str], new: str | Iterable[str]) -> str:
 
 def _path(pieces: Iterable[str]) -> Markup:
     """An SVG path; its pieces are made of numbers."""
-    return Markup("").join(map(Markup, pieces))  # noqa: S704
+    return Markup("").join(map(Markup, pieces))
 
 
 def _for_people(value: Any) -> Any:
@@ -305,6 +323,7 @@ def _environment() -> Environment:
     )
     filters: dict[str, Callable[..., Any]] = {
         "in_bytes": in_bytes,
+        "word": word_of,
         "count": lambda number: f"{number:,}",
         "hue": hue_of,
         "shape": _shape,
@@ -322,4 +341,3 @@ def _source(name: str) -> str:
     loader = _environment().loader
     assert loader is not None  # given above
     return loader.get_source(_environment(), name)[0]
-

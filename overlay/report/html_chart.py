@@ -22,11 +22,13 @@ from overlay.report.text import in_bytes
 HUES: Final = ("bf16", "f16", "f32", "f8", "packed", "int", "other")
 """The colours there are; each dtype has always the same."""
 
-SIGNS: Final = {Mark.SAME: "", Mark.ADDED: "+", Mark.REPLACED: "~", Mark.MOVED: "→", Mark.REMOVED: "−"}
+SIGNS: Final = {Mark.SAME: "", Mark.ADDED: "+", Mark.REPLACED: "~", Mark.MOVED: "→", Mark.DROPPED: "−"}
 """What stands before the name of a mark, for those who see neither colour nor pattern."""
 
 _HUE_OF: Final = {
-    "BF16": "bf16", "F16": "f16", "F32": "f32",
+    "BF16": "bf16",
+    "F16": "f16",
+    "F32": "f32",
     **dict.fromkeys(("U8", "I8", "F4", "F6_E2M3", "F6_E3M2"), "packed"),
     **dict.fromkeys(("I16", "U16", "I32", "U32", "I64", "U64"), "int"),
 }
@@ -58,8 +60,8 @@ class Frame:
     """Whether there is a pointer that can rest on a bar."""
 
 
-WIDE: Final = Frame(width=1160, left=40, right=236, caption=360, letter=6.1, upright=False, tips=True)
-NARROW: Final = Frame(width=368, left=34, right=0, caption=168, letter=5.5, upright=True, tips=False)
+WIDE: Final = Frame(width=1160, left=40, right=236, caption=360, letter=6.8, upright=False, tips=True)
+NARROW: Final = Frame(width=368, left=34, right=0, caption=168, letter=6.1, upright=True, tips=False)
 
 
 class Column(NamedTuple):
@@ -198,7 +200,7 @@ def _draw_bar(chart: Chart, bar: Bar, x: float, y: float, height: float, scale: 
             chart.inks[mark.value, hue_of(part.dtype)] += _part(chart, part, x, y, length, height)
             x += length
         if mark is not Mark.SAME:
-            chart.inks["edge", mark.value].append(_box(marked, y, x - marked, height))
+            chart.inks["edge", mark.value].append(_box(marked + 0.5, y + 0.5, x - marked - 1, height - 1))
         marked = x
     return max(x, start + _LEAST)
 
@@ -206,7 +208,7 @@ def _draw_bar(chart: Chart, bar: Bar, x: float, y: float, height: float, scale: 
 def _part(chart: Chart, part: Part, x: float, y: float, length: float, height: float) -> Iterator[str]:
     """The rectangle of a part; under one that changed its dtype, a strip in the colour of the old one."""
     retyped = part.mark is Mark.REPLACED and part.old_dtype != part.new_dtype
-    strip = round(height * 0.32, 1) if retyped else 0.0
+    strip = round(height * 0.26, 1) if retyped else 0.0
     if retyped:
         chart.inks["was", hue_of(part.old_dtype)].append(_box(x, y + height - strip, length, strip))
     yield _box(x, y, length, height - strip)
@@ -269,7 +271,7 @@ def _words(component: str, frame: Frame) -> tuple[str, ...]:
 def _head(columns: Sequence[Column], frame: Frame) -> float:
     if frame.upright:
         return max(len(column.words[0]) for column in columns) * frame.letter + 10
-    return max(len(column.words) for column in columns) * 12.0 + 8
+    return max(len(column.words) for column in columns) * 13.0 + 8
 
 
 def _longest(stack: Stack, component: str) -> float:
@@ -282,7 +284,7 @@ def _root(bar: Bar) -> float:
 
 def _tops(lines: Sequence[Line], top: float) -> Iterator[tuple[float, float]]:
     """Where each line begins, and how high it is: the few that differ from the many are higher."""
-    height = min(14.0, max(4.0, 560 / len(lines)))
+    height = min(14.0, max(4.0, 640 / len(lines)))
     gap = 2.0 if height >= 6 else 1.0
     news = sum(bool(line.news) for line in lines)
     tall = _TALL if news <= max(4, len(lines) // 8) else height
@@ -299,7 +301,7 @@ def _numbers(lines: Sequence[Line], tops: Sequence[tuple[float, float]], frame: 
     taken: list[float] = []
     step = 5 if len(lines) > 24 else 1
     ends = [0, *(at for at in range(1, len(lines)) if lines[at].news != lines[at - 1].news or lines[at].absent)]
-    telling = [at for at in reversed(ends)] if len(ends) < 40 else []
+    telling = ends[::-1] if len(ends) < 40 else []
     for at in (*telling, *range(0, len(lines), step), len(lines) - 1):
         line, (top, height) = lines[at], tops[at]
         y = top + height / 2 + 3.5

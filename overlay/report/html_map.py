@@ -35,12 +35,12 @@ class Mark(StrEnum):
     ADDED = "added"
     REPLACED = "replaced"
     MOVED = "moved"
-    REMOVED = "removed"
+    DROPPED = "dropped"
 
 
 MARKS: Final[Mapping[Change, Mark]] = {
     Change.ADDED: Mark.ADDED,
-    Change.REMOVED: Mark.REMOVED,
+    Change.REMOVED: Mark.DROPPED,
     Change.RENAMED: Mark.MOVED,
     Change.RETYPED: Mark.REPLACED,
     Change.RESHAPED: Mark.REPLACED,

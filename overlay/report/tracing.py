@@ -73,7 +73,7 @@ def trace_lines(trace: Trace) -> Iterator[str]:
     yield from table(
         [
             ("shard", at.file.name),
-            ("bytes", f"{at.begin} to {at.end} ({at.end - at.begin}, {in_bytes(at.end - at.begin)})"),
+            ("bytes", f"{at.begin} to {at.end} ({in_bytes(at.end - at.begin)})"),
             ("dtype", f"{at.dtype} {list(at.shape)}"),
             ("sha256", trace.sha256),
             *(("also in", f"{shard} (engines load both)") for shard in trace.also_in),

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overlay.core.checking import check, check_draft
-from overlay.core.checkpoint import Checkpoint
+from overlay.core.checkpoint import Checkpoint, FileSeen
 from overlay.core.claims import Claim, Judged, Standing, find_claims, judge, judge_base, judge_donor
 from overlay.core.completing import complete
+from overlay.core.composed import exists
 from overlay.core.diffing import Change, Difference, diff, source_of
 from overlay.core.findings import Finding
 from overlay.core.parts import TensorSource
 from overlay.core.progress import Reporter
 from overlay.core.risks import find_risks
-from overlay.core.tallying import Tally
 from overlay.core.view import View
 from overlay.errors import EnvironmentFault, InvalidInput, UsageError
 from overlay.formats.model_config import parse_model_config
 from overlay.formats.strict_json import JsonProblem
 from overlay.running.comparing import compare_content
-from overlay.running.diffing import diff_sidecars, open_whole, require_whole
+from overlay.running.diffing import composed, diff_sidecars, manifest_of, open_whole, require_whole, text_of
 from overlay.running.locating import Places, locate, open_checkpoint
-from overlay.storage.local import SharedHeaders, read_beginning, read_file
+from overlay.running.opening import open_manifest
+from overlay.storage.local import SharedHeaders, read_beginning
 from overlay.storage.ranges import equal_ranges
 
 CARD = "README.md"
@@ -66,11 +67,16 @@ def audit_checkpoint(question: Question, reporter: Reporter) -> View:
         sidecars=diff_sidecars(base, target) if base is not None else (),
         findings=tuple(_findings(base, target)),
     )
-    return view.with_claims(_judged(question, target, difference, view.counted, reporter))
+    return view.with_claims(_judged(question, view, reporter))
 
 
 def _open(question: Question) -> tuple[Checkpoint | None, Checkpoint]:
+    """The base, if there is one, and the target."""
     places = question.places
+    manifest = manifest_of(question.target)
+    if manifest:
+        opened = open_manifest(manifest, replace(places, base=question.against, donors={}))
+        return opened.base, composed(opened, question.target)
     if question.against is None:
         return None, open_whole(question.target, places)
     shared: SharedHeaders = {}
@@ -83,12 +89,21 @@ def _open(question: Question) -> tuple[Checkpoint | None, Checkpoint]:
 
 def _findings(base: Checkpoint | None, target: Checkpoint) -> list[Finding]:
     """What is wrong with the target, and what in it can do harm that the base cannot."""
-    texts = {name: read_file(sidecar.file) for name, sidecar in target.sidecars.items()}
-    before = {name: read_file(sidecar.file) for name, sidecar in base.sidecars.items()} if base is not None else None
+    texts = {name: text_of(sidecar) for name, sidecar in target.sidecars.items()}
+    before = {name: text_of(sidecar) for name, sidecar in base.sidecars.items()} if base is not None else None
     names = {*base.sidecars, *base.strays, *base.left_out, *base.shards} if base is not None else set()
-    magic = {name: read_beginning(file) for name, file in target.strays.items()}
-    risks = find_risks(before, texts, target.strays, target.left_out, names, magic)
+    magic = {name: read_beginning(file) for name, file in target.strays.items() if exists(file)}
+    same = {name for name, file in target.strays.items() if base is not None and _is_same(file, base.strays.get(name))}
+    risks = find_risks(before, texts, target.strays, target.left_out, names, magic, same=same)
     return sorted({*check(target), *_draft(target, texts), *risks})
+
+
+def _is_same(one: FileSeen, other: FileSeen | None) -> bool:
+    """Whether two files are one, or a content-addressed store calls them by one digest."""
+    if other is None:
+        return False
+    stated = one.stated_sha256 and one.stated_sha256 == other.stated_sha256
+    return bool(stated) or one.fingerprint[:2] == other.fingerprint[:2]
 
 
 def _draft(target: Checkpoint, texts: dict[str, bytes]) -> list[Finding]:
@@ -98,15 +113,14 @@ def _draft(target: Checkpoint, texts: dict[str, bytes]) -> list[Finding]:
         return []
 
 
-def _judged(
-    question: Question, target: Checkpoint, difference: Difference, counted: Tally, reporter: Reporter
-) -> list[Judged]:
+def _judged(question: Question, view: View, reporter: Reporter) -> list[Judged]:
     """Every claim that was made, each with its standing."""
-    judged = [judge_base(difference)] if question.against is not None else []
-    for claim in (*_stated(question.claims), *_of_card(target)):
+    difference, alone = view.difference, view.alone
+    judged = [] if alone else [judge_base(difference)]
+    for claim in (*_stated(question.claims), *_of_card(difference.new)):
         if claim.kind != "donor":
-            judged.append(judge(claim, difference, counted, meant=claim.source == _STATED))
-        elif question.against is not None:
+            judged.append(judge(claim, difference, view.counted, meant=claim.source == _STATED))
+        elif not alone:
             judged.append(_judge_donor(claim, difference, question, reporter))
     return judged
 
@@ -133,7 +147,7 @@ def _stated(texts: Iterable[str]) -> list[Claim]:
 
 def _of_card(target: Checkpoint) -> list[Claim]:
     card = target.sidecars.get(CARD)
-    return find_claims(read_file(card.file).decode(errors="replace"), CARD) if card is not None else []
+    return find_claims(text_of(card).decode(errors="replace"), CARD) if card is not None else []
 
 
 def _judge_donor(claim: Claim, difference: Difference, question: Question, reporter: Reporter) -> Judged:

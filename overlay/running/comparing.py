@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from overlay.core.composed import exists
 from overlay.core.diffing import Change, Difference, Pairs, TensorChange, settle, source_of
 from overlay.core.parts import TensorSource
 from overlay.core.progress import Reporter
+from overlay.errors import InvalidInput
 from overlay.storage.ranges import Advance, digest_range, equal_ranges
 
 Pair = tuple[TensorSource, TensorSource]
@@ -40,6 +42,7 @@ def compare_content(difference: Difference, reporter: Reporter, *, renames: bool
     Raises:
         EnvironmentFault: a file cannot be read.
     """
+    _require_files(difference)
     runs = [run for pairs in difference.pairs for run in _runs(pairs)]
     total = sum(old[-1].end - old[0].begin for old, _ in map(_sides, runs))
     with reporter.task("comparing tensors", total) as advance, ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
@@ -47,6 +50,21 @@ def compare_content(difference: Difference, reporter: Reporter, *, renames: bool
         differing = {name for names in found for name in names}
     renamed = _renamed(difference, reporter) if renames else {}
     return settle(difference, differing, renamed)
+
+
+def _require_files(difference: Difference) -> None:
+    """Refuse to read shards that a manifest only describes.
+
+    Raises:
+        InvalidInput: there is one.
+    """
+    for pairs in difference.pairs:
+        for side, shard in ((difference.old, pairs.old), (difference.new, pairs.new)):
+            if not exists(shard.file):
+                problem = (
+                    f"expected bytes to compare, found {shard.file.name}, which the manifest describes and nobody made"
+                )
+                raise InvalidInput(problem, subject=side.label, hint=f"overlay apply {side.label} -o DIR")
 
 
 def _runs(pairs: Pairs) -> Iterator[list[Pair]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 
 from overlay.core.checking import check
-from overlay.core.checkpoint import Checkpoint
+from overlay.core.checkpoint import Checkpoint, Sidecar
 from overlay.core.codes import Severity
+from overlay.core.composed import as_checkpoint
 from overlay.core.diffing import diff
 from overlay.core.findings import Finding
 from overlay.core.progress import Reporter
@@ -16,6 +18,8 @@ from overlay.core.view import View
 from overlay.errors import InvalidInput
 from overlay.running.comparing import compare_content
 from overlay.running.locating import Places, locate, open_checkpoint
+from overlay.running.opening import Opened, open_manifest
+from overlay.running.preparing import DIFF_REPO_MANIFEST
 from overlay.storage.local import SharedHeaders, read_file, sizes_of
 
 
@@ -41,12 +45,31 @@ def diff_checkpoints(old: str, new: str, places: Places, *, content: bool, jobs:
 def open_whole(reference: str, places: Places, *, shared: SharedHeaders | None = None) -> Checkpoint:
     """The checkpoint that `reference` means, whose shards can all be read; what else is wrong is in its findings.
 
+    A manifest means the checkpoint that it describes.
+
     Raises:
         InvalidInput: it is no checkpoint, or a listed shard is missing or broken: no comparison would mean anything.
+        Conflict: a manifest that contradicts its base.
     """
+    manifest = manifest_of(reference)
+    if manifest:
+        return composed(open_manifest(manifest, places), reference)
     seen = open_checkpoint(reference, locate(reference, "."), places, shared=shared)
     require_whole(seen)
     return seen
+
+
+def manifest_of(reference: str) -> str:
+    """The manifest that `reference` means: the file itself, or the one in a diff-only repository; "" for none."""
+    if reference.endswith((".yaml", ".yml")) and os.path.isfile(reference):
+        return reference
+    inside = os.path.join(reference, DIFF_REPO_MANIFEST)
+    return inside if os.path.isfile(inside) else ""
+
+
+def composed(opened: Opened, label: str) -> Checkpoint:
+    """The checkpoint that a manifest describes."""
+    return as_checkpoint(opened.compose(), label, os.path.dirname(os.path.abspath(opened.path)))
 
 
 def require_whole(seen: Checkpoint) -> None:
@@ -68,7 +91,7 @@ def diff_sidecars(old: Checkpoint, new: Checkpoint) -> tuple[SidecarChange, ...]
         before, after = old.sidecars.get(name), new.sidecars.get(name)
         if before is not None and after is not None and before.sha256 == after.sha256:
             continue
-        texts = (read_file(sidecar.file) if sidecar is not None else None for sidecar in (before, after))
+        texts = (text_of(sidecar) if sidecar is not None else None for sidecar in (before, after))
         change = diff_sidecar(name, *texts)
         if change is not None:
             changes.append(change)
@@ -76,6 +99,15 @@ def diff_sidecars(old: Checkpoint, new: Checkpoint) -> tuple[SidecarChange, ...]
     changes += [added_file(name, others(new)[name]) for name in sorted(came)]
     changes += [removed_file(name, others(old)[name]) for name in sorted(went)]
     return tuple(changes)
+
+
+def text_of(sidecar: Sidecar) -> bytes:
+    """The bytes of a sidecar, read unless they are at hand.
+
+    Raises:
+        EnvironmentFault: it cannot be read.
+    """
+    return sidecar.data if sidecar.data is not None else read_file(sidecar.file)
 
 
 def others(seen: Checkpoint) -> Mapping[str, int]:

@@ -41,8 +41,10 @@ def trace_tensor(tensor: str, reference: str, lock: str, places: Places, reporte
         EnvironmentFault: something cannot be read.
     """
     seen = open_reference(reference, places)
-    at, also_in = find_tensor(seen, tensor)
     receipt, problem = read_receipt(seen.root)
+    if receipt is not None and tensor not in seen.weight_map:
+        _refuse_left_out(seen, receipt, tensor, places)
+    at, also_in = find_tensor(seen, tensor)
     origin = _origin(seen, at, receipt, lock, places)
     if problem:
         origin = replace(origin, notes=(f"the receipt cannot be used: {problem}", *origin.notes))
@@ -80,7 +82,7 @@ def _origin(seen: Checkpoint, at: TensorSource, receipt: Receipt | None, lock: s
     )
     if placed.origin != "graft":
         return replace(origin, notes=tuple(notes))
-    superseded, note = _superseded(receipt, at, places)
+    superseded, note = _in_base(receipt, at.name, places)
     origin = replace(origin, superseded=superseded)
     notes += [note] if note else []
     return _donated(origin, at, receipt, lock, notes)
@@ -115,25 +117,33 @@ def _donated(origin: Origin, at: TensorSource, receipt: Receipt, lock: str, note
     )
 
 
-def _superseded(receipt: Receipt, at: TensorSource, places: Places) -> tuple[Held | None, str]:
-    """The base's tensor of the same name, and a word where it is not known whether there was one.
+def _refuse_left_out(seen: Checkpoint, receipt: Receipt, tensor: str, places: Places) -> None:
+    """Refuse a tensor that the base has and the target has not, with the base's shard as the hint."""
+    found, _ = _in_base(receipt, tensor, places)
+    if found is not None:
+        raise InvalidInput(
+            "expected a tensor of this target, found one of its base that the overlay leaves out",
+            subject=f"{seen.label}: {tensor}",
+            hint=f"the base holds it in {found.file}",
+        )
 
-    A receipt holds no list of what was superseded, but the base's shards are named in it: one that was trimmed leads to
-    the tensors that are gone.  A shard that was superseded whole left no trace; the base's own index names it.
+
+def _in_base(receipt: Receipt, tensor: str, places: Places) -> tuple[Held | None, str]:
+    """The base's own tensor of this name, and a word where it is not known whether there is one.
+
+    A receipt does not list what was superseded, but it names the base's shards: one that was trimmed leads to the tensors
+    that are gone.  A shard that was superseded whole left no trace; the base's own index names it.
     """
     for name, placed in receipt.files.items():
-        if placed.how == "trim" and placed.source and name != at.file.name:
-            found = _in_file(placed.source, name, at.name)
+        if placed.how == "trim" and placed.source:
+            found = _in_file(placed.source, name, tensor)
             if found is not None:
                 return found, ""
     base = _base_of(receipt, places)
     if base is None:
-        return (
-            None,
-            "whether it took the place of a base tensor is not known: the receipt does not name the base's folder",
-        )
+        return None, "whether the base has a tensor of this name is not known: the receipt does not name its folder"
     with suppress(InvalidInput):
-        source, _ = find_tensor(base, at.name)
+        source, _ = find_tensor(base, tensor)
         return held(source), ""
     return None, ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from overlay.core.checking import check, check_draft, check_unlisted
@@ -32,7 +32,7 @@ from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.hashing import hash_file
 from overlay.storage.links import resolve, roots_for
 from overlay.storage.local import file_at, read_file, read_header
-from overlay.storage.proofs import Memory, ProofStore
+from overlay.storage.proofs import ProofStore
 from overlay.storage.targets import look_at_target
 
 _LOCK_SUFFIX: Final = ".lock.json"
@@ -155,10 +155,8 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
     # The user named it: wherever it leads, it leads there in plain sight.
     roots = roots_for(os.path.realpath(folder), [os.path.dirname(os.path.realpath(path))])
     file = resolve(roots, name)
-    if isinstance(file, Finding):
-        shards, wrong = read_shards([])[0], [file]
-    else:
-        shards, wrong = read_shards([file] if level != "structure" else [])
+    shards, wrong = read_shards([file] if isinstance(file, FileSeen) and level != "structure" else [])
+    wrong += [file] if isinstance(file, Finding) else []
     seen = Checkpoint(label=path, root=folder, index=None, index_file=None, shards=shards, findings=tuple(wrong))
     findings = check(seen)
     files = [shard.file for shard in seen.shards.values()]
@@ -167,7 +165,7 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
     if level == "content":
         differing, hashed = _check_content(files, expected, reporter, 1)
         findings += differing
-    compared = [file.name for file in files if level == "content" and file.name in expected]
+    compared = bool(files) and level == "content" and name in expected
     return Verdict(
         subject=path,
         level=level,
@@ -176,8 +174,8 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
         tensors=len(seen.weight_map),
         data_bytes=seen.data_bytes,
         hashed_bytes=hashed,
-        compared=len(compared),
-        uncompared=tuple(file.name for file in files if file.name not in compared),
+        compared=int(compared),
+        uncompared=() if compared else (name,),
     )
 
 
@@ -255,12 +253,9 @@ def check_touched(target: TargetSeen, reporter: Reporter) -> list[Finding]:
         if placed.header_sha256 is None or not placed.sha256 or entry is None or not entry.is_file:
             continue
         file = file_at(os.path.join(target.path, name), name)
-        recalled, known = memory.recall(file)
-        if recalled is Memory.UNKNOWN and placed.how == "hardlink" and placed.source:  # hashed under its first name
-            recalled, _ = memory.recall(replace(file, location=placed.source))
-        if recalled is Memory.UNKNOWN and placed.recipe and memory.recipe_of(file) != placed.recipe:
-            recalled = Memory.CHANGED  # made here, and not the inode that was remembered, whatever its path
-        if recalled is Memory.CHANGED:
+        _, known = memory.recall(file)
+        made_otherwise = placed.recipe and known is None and memory.recipe_of(file) != placed.recipe
+        if made_otherwise or memory.was_touched(file):
             suspects[file.location] = (file, placed.sha256)
         elif known is not None and known.sha256 != placed.sha256:
             findings.append(mismatch(file, placed.sha256, known.sha256))

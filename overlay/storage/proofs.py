@@ -46,6 +46,8 @@ class ProofStore:
         self._path = os.path.join(folder or cache_folder(), STORE_NAME)
         self._seen: dict[str, Fingerprint] = {}
         """Path to the inode that was last remembered there."""
+        self._inodes: dict[tuple[int, ...], Fingerprint] = {}
+        """Device and inode to what was last remembered of them, under whatever path."""
         self._digests: dict[Fingerprint, Digests] = {}
         self._recipes: dict[Fingerprint, str] = {}
         self._load()
@@ -57,6 +59,15 @@ class ProofStore:
             return Memory.KNOWN, digests
         touched = self._seen.get(file.location, file.fingerprint) != file.fingerprint
         return (Memory.CHANGED if touched else Memory.UNKNOWN), None
+
+    def was_touched(self, file: FileSeen) -> bool:
+        """Whether `file` may have been written to since it was remembered, although it bears another path now.
+
+        May say so of a file that got the inode number of a deleted one; who asks must look at the bytes then.
+        """
+        memory, _ = self.recall(file)
+        known = self._inodes.get(file.fingerprint[:2], file.fingerprint)
+        return memory is Memory.CHANGED or (memory is Memory.UNKNOWN and known != file.fingerprint)
 
     def remember(self, file: FileSeen, digests: Digests) -> None:
         """Remember what hashing `file` gave; does nothing where the cache cannot be written."""
@@ -117,7 +128,7 @@ class ProofStore:
             self._compact()
 
     def _keep(self, path: str, fingerprint: Fingerprint, digests: Digests) -> None:
-        self._seen[path] = fingerprint
+        self._seen[path] = self._inodes[fingerprint[:2]] = fingerprint
         if digests.sha256.startswith(_RECIPE):
             self._recipes[fingerprint] = digests.sha256.removeprefix(_RECIPE)
         else:

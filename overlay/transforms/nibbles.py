@@ -35,9 +35,12 @@ def _pairs(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:
-    """U8 [n/2]: the n codes of `codes`, U8 values below 16 in a contiguous tensor, two to a byte."""
-    pairs = codes.view(-1).view(torch.int16)
-    return pairs.bitwise_or(pairs >> 4).to(torch.uint8)
+    """I16 [n/2]: the n codes of `codes`, the low halves of contiguous U8 values, two to the *low byte* of each element.
+
+    What is above the low byte is left over; a copy to U8 drops it, and that copy can as well be the one to its place.
+    """
+    pairs = codes.view(-1).view(torch.int16) & 0x0F0F
+    return pairs.bitwise_or_(pairs >> 4)
 
 
 def encode_e2m1(values: Tensor) -> Tensor:

@@ -18,14 +18,17 @@ SGLang (`dequantize_nvfp4`) do.  modelopt's own `dequantize` gives plus zero for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from overlay.transforms import checking
-from overlay.transforms.blocks import e4m3_table, lookup, row_blocks
-from overlay.transforms.nibbles import E2M1, unpack_nibbles
+from overlay.transforms.accuracy import Reach
+from overlay.transforms.blocks import e4m3_table, largest, lookup, row_blocks
+from overlay.transforms.nibbles import E2M1, encode_e2m1, pack_nibbles, unpack_nibbles
+from overlay.transforms.problems import TransformProblem
 
 GROUP: Final = 16
 """Columns that share a scale."""
@@ -34,6 +37,7 @@ _E2M1_MAX: Final = 6.0
 _E4M3_MAX: Final = 448.0
 _E4M3_LEAST: Final = 2.0**-9
 _FULL_RANGE: Final = _E2M1_MAX * _E4M3_MAX
+_SCALE_OF_NOTHING: Final = 0.125
 _LEAST_SCALE: Final = torch.finfo(torch.float32).tiny / _E4M3_LEAST
 
 
@@ -118,21 +122,157 @@ def quantise_modelopt_nvfp4(weight: Tensor, weight_scale_2: Tensor | None = None
     Raises:
         TransformProblem: a weight that is not finite, columns that 16 does not divide, or a scale out of range.
     """
-    _require_groups(weight)
-    tensor_scale = shared_weight_scale_2(weight) if weight_scale_2 is None else weight_scale_2
-    checking.require_tensor_scale("weight_scale_2", tensor_scale)
-    tensor_scale = tensor_scale.reshape(()).to(weight.device)
+    tensor_scale = shared_weight_scale_2(weight) if weight_scale_2 is None else weight_scale_2.to(weight.device)
+    _require_encodable(weight, "weight_scale_2", tensor_scale, least=_LEAST_SCALE)
+    tensor_scale = tensor_scale.reshape(())
 
-    def group_scales(peaks: Tensor) -> Tensor:
+    def scales_of(peaks: Tensor) -> Tensor:
         scales = peaks.to(torch.float32) / (_E2M1_MAX * tensor_scale)
-        scales.masked_fill_(scales == 0, 1.0)
-        return scales.clamp_(_E4M3_LEAST, _E4M3_MAX).to(torch.float8_e4m3fn)
+        return scales.masked_fill_(scales == 0, 1.0).clamp_(_E4M3_LEAST, _E4M3_MAX)
 
-    packed, scale = weight.new_empty(0), weight.new_empty(0)
-    packed, scale = _outputs(weight)
-    for span in row_blocks(*weight.shape):
-        groups, peaks = _groups(weight[span])
-        scales = group_scales(peaks)
-        factors = scales.to(torch.float32) * tensor_scale
-        _store(packed, scale, span, groups, scales, factors)
-    return ModeloptNvfp4(packed, scale, tensor_scale.clone())
+    weight_packed, weight_scale = _encode(weight, scales_of, lambda scales: scales * tensor_scale)
+    return ModeloptNvfp4(weight_packed, weight_scale, tensor_scale.clone())
+
+
+def quantise_packed_nvfp4(weight: Tensor, weight_global_scale: Tensor | None = None) -> PackedNvfp4:
+    """The partners that compressed-tensors makes of `weight`, BF16, F16 or F32 [N, K], with its min-max observer.
+
+    The statistics are taken in the dtype of `weight`, as llm-compressor's observers do, so that the group scales of a
+    BF16 weight may differ from modelopt's in the last bit; cast to F32 first to take them in F32.
+
+    Args:
+        weight: the weight; NaN and infinity are refused.
+        weight_global_scale: the divisor of the tensor, where several weights must share one (see `shared_global_scale`).
+
+    A group without a scale (zeros, or too small for E4M3) gets 0.125, and a tensor of zeros the divisor 1, both as in
+    the library.  Beside the result this takes a few MB, or some copies of one row where that is more.
+
+    Raises:
+        TransformProblem: a weight that is not finite, columns that 16 does not divide, or a scale out of range.
+    """
+    divisor = shared_global_scale(weight) if weight_global_scale is None else weight_global_scale.to(weight.device)
+    _require_encodable(weight, "weight_global_scale", divisor, most=1 / _LEAST_SCALE)
+    divisor = divisor.reshape(1)
+
+    def scales_of(peaks: Tensor) -> Tensor:
+        scales = (divisor * (peaks / _E2M1_MAX)).clamp_(max=_E4M3_MAX).to(torch.float8_e4m3fn).to(torch.float32)
+        return scales.masked_fill_(scales == 0, _SCALE_OF_NOTHING)
+
+    weight_packed, weight_scale = _encode(weight, scales_of, lambda scales: scales / divisor)
+    return PackedNvfp4(weight_packed, weight_scale, divisor.clone())
+
+
+def modelopt_nvfp4_reach(weight_scale: Tensor, weight_scale_2: Tensor) -> Reach:
+    """What these scales can express, for `measure`: 6 times their product, and half of the last step of 2."""
+    most = (_E2M1_MAX + 1) * weight_scale_2.item()
+    return Reach(weight_scale, -most, most)
+
+
+def packed_nvfp4_reach(weight_scale: Tensor, weight_global_scale: Tensor) -> Reach:
+    """What these scales can express, for `measure`: 6 times their quotient, and half of the last step of 2."""
+    most = (_E2M1_MAX + 1) / weight_global_scale.item()
+    return Reach(weight_scale, -most, most)
+
+
+def shared_weight_scale_2(*weights: Tensor) -> Tensor:
+    """F32 []: the `weight_scale_2` that fits all of `weights`: their greatest magnitude / (6 * 448).
+
+    Engines fuse gate and up projections (and q, k, v) and keep one scale of the tensor for both, without rescaling the
+    groups of the other; so these must be encoded with one.
+
+    Raises:
+        TransformProblem: a weight that is no matrix of floats, or not finite.
+    """
+    peak = _peak(weights).to(torch.float32)
+    return torch.where(peak == 0, torch.ones_like(peak), peak / _FULL_RANGE)
+
+
+def shared_global_scale(*weights: Tensor) -> Tensor:
+    """F32 [1]: the `weight_global_scale` that fits all of `weights`: (6 * 448) / their greatest magnitude.
+
+    The quotient is rounded to the dtype of the weights, as compressed-tensors' `generate_gparam` does.
+
+    Raises:
+        TransformProblem: a weight that is no matrix of floats, or not finite; or one so small that the quotient is
+            beyond its dtype (F16 below 0.041), where the library silently writes 1.
+    """
+    peak = _peak(weights)
+    divisor = torch.where(peak == 0, torch.ones_like(peak), _FULL_RANGE / peak)
+    checking.require_no_overflow("weight_global_scale", divisor)
+    return divisor.to(torch.float32).reshape(1)
+
+
+def pack_modelopt_nvfp4(weight: Tensor, weight_scale: Tensor, weight_scale_2: Tensor) -> PackedNvfp4:
+    """The same codes and group scales under compressed-tensors' names, with the reciprocal scale of the tensor.
+
+    Raises:
+        TransformProblem: a scale of the tensor that is not finite and positive.
+    """
+    return PackedNvfp4(weight, weight_scale, reciprocal_scale("weight_scale_2", weight_scale_2).reshape(1))
+
+
+def unpack_modelopt_nvfp4(weight_packed: Tensor, weight_scale: Tensor, weight_global_scale: Tensor) -> ModeloptNvfp4:
+    """The same codes and group scales under modelopt's names, with the reciprocal scale of the tensor.
+
+    Raises:
+        TransformProblem: a scale of the tensor that is not finite and positive.
+    """
+    scale = reciprocal_scale("weight_global_scale", weight_global_scale).reshape(())
+    return ModeloptNvfp4(weight_packed, weight_scale, scale)
+
+
+def reciprocal_scale(part: str, scale: Tensor) -> Tensor:
+    """F32: 1 / `scale`, which turns modelopt's factors (also ``input_scale``) and compressed-tensors' divisors into
+    each other.
+
+    Raises:
+        TransformProblem: `scale` is not one finite positive F32 number, or its reciprocal is not.
+    """
+    checking.require_tensor_scale(part, scale)
+    reciprocal = 1 / scale
+    checking.require_tensor_scale(f"1 / {part}", reciprocal)
+    return reciprocal
+
+
+def _peak(weights: tuple[Tensor, ...]) -> Tensor:
+    """[] in the dtype of the first weight: the greatest magnitude of them all."""
+    for weight in weights:
+        checking.require_weight("weight", weight)
+    peak = torch.stack([largest(weight) for weight in weights]).amax()
+    checking.require_finite_weight("weight", peak)
+    return peak.to(weights[0].dtype)
+
+
+def _require_encodable(
+    weight: Tensor, part: str, scale: Tensor, *, least: float = 0.0, most: float = float("inf")
+) -> None:
+    """`weight` falls into groups, and `scale` leaves every product with a group scale a normal number."""
+    checking.require_weight("weight", weight)
+    checking.require_divides("weight", GROUP, weight.shape[1])
+    checking.require_tensor_scale(part, scale)
+    if not least <= scale.item() <= most:
+        raise TransformProblem("overflow", part, expected=f"{least:g} to {most:g}", found=f"{scale.item():g}")
+
+
+def _encode(
+    weight: Tensor, scales_of: Callable[[Tensor], Tensor], factors_of: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """U8 [N, K/2] and F8_E4M3 [N, K/16]: codes and group scales.
+
+    Args:
+        weight: the weight [N, K].
+        scales_of: from the greatest magnitudes of groups, in the dtype of `weight`, to what is stored as E4M3.
+        factors_of: from the stored scales in F32 to the whole factors of groups.
+    """
+    rows, columns = weight.shape
+    packed = torch.empty(rows, columns // 2, dtype=torch.uint8, device=weight.device)
+    scale = torch.empty(rows, columns // GROUP, dtype=torch.float8_e4m3fn, device=weight.device)
+    for span in row_blocks(rows, columns):
+        groups = weight[span].to(torch.float32).reshape(-1, GROUP)
+        peaks = groups.abs().amax(dim=1)
+        checking.require_finite_weight("weight", peaks)
+        stored = scales_of(peaks.to(weight.dtype)).to(torch.float8_e4m3fn)
+        groups = groups / factors_of(stored.to(torch.float32))[:, None]
+        packed[span].copy_(pack_nibbles(encode_e2m1(groups)).view(-1, columns // 2))
+        scale[span] = stored.view(-1, columns // GROUP)
+    return packed, scale

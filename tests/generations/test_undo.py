@@ -272,3 +272,23 @@ def test_a_file_system_that_cannot_exchange_folders_keeps_both(world: World, mon
         world.undo()
 
     assert snapshot_of(world.target, world.history) == before
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_a_copy_that_was_written_to_before_it_was_put_away_does_not_come_back_silently(
+    world: World, repaired: bool
+) -> None:
+    """Its path is a new one then, and only its inode tells that it is the file that was hashed."""
+    world.apply("a")
+    world.apply("b", link="copy", level="content")
+    if repaired:
+        flip(world.target / BASE_SHARD)
+        world.apply("b", link="copy", level="content")
+    flip(world.target / BASE_SHARD)
+    assert world.undo() == 1
+
+    with pytest.raises(Conflict) as refused:
+        world.undo(to=2)
+
+    assert BASE_SHARD in " ".join([refused.value.line, *refused.value.others])
+    assert world.current() == 1

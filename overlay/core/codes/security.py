@@ -46,8 +46,8 @@ SECURITY: Final[dict[str, Meaning]] = {
             SGLANG: "reads *.bin and *.pt where there is no *.safetensors",
             TRANSFORMERS: "reads pytorch_model.bin where there is no model.safetensors and no index",
         },
-        "Loading a pickle runs what its author put in, and scanners were passed over repeatedly. A file is one by its suffix, "
-        "or by its first bytes whatever it is called; overlay never loads any.",
+        "Loading a pickle runs what its author put in, and scanners were passed over repeatedly. A file is one by its "
+        "suffix, or by its first bytes whatever it is called; overlay never loads any.",
         (
             "https://osv.dev/vulnerability/CVE-2025-1716",
             "https://osv.dev/vulnerability/CVE-2025-1889",
@@ -97,8 +97,8 @@ SECURITY: Final[dict[str, Meaning]] = {
         _N,
         "no licence is stated",
         "write license: … into the front matter of README.md, and add the text as LICENSE",
-        detail="Neither a licence file nor the card's front matter says on which terms the checkpoint may be used. Without a "
-        "licence nobody but its author may.",
+        detail="Neither a licence file nor the card's front matter says on which terms the checkpoint may be used. Without "
+        "a licence nobody but its author may.",
         references=("https://huggingface.co/docs/hub/repositories-licenses",),
     ),
     "SEC010": Meaning(

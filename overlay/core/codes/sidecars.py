@@ -35,9 +35,9 @@ SIDECARS: Final[dict[str, Meaning]] = {
         Severity.WARNING,
         "a value of a config is not the base's",
         "compare it with the base's, and take it only if the change is meant",
-        detail="config.json, params.json and the processors' configs decide what is computed from the weights: a rope_theta, "
-        "a scaling factor or a layer type that does not fit them gives wrong output without an error. A standalone draft "
-        "has a config of its own, and differs in many places.",
+        detail="config.json, params.json and the processors' configs decide what is computed from the weights: a "
+        "rope_theta, a scaling factor or a layer type that does not fit them gives wrong output without an error. A "
+        "standalone draft has a config of its own, and differs in many places.",
     ),
     "CFG003": Meaning(
         Severity.NOTE,

@@ -1,0 +1,167 @@
+"""How much a lossy transform lost: figures that add up over tensors, so that a class of tensors can be streamed.
+
+Sums are formed in F64 over pieces of a fixed size that torch adds up on one thread, so that a report is the same bytes
+whatever the number of threads.  A GPU adds in another order and may differ in the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from overlay.transforms import checking
+from overlay.transforms.problems import TransformProblem
+
+_PIECE: Final = 1 << 14
+"""Elements of a piece; torch adds up to 32,768 on one thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """What is lost between an original and what its encoded form stands for.  ``Accuracy()`` is that of no tensor."""
+
+    tensors: int = 0
+    elements: int = 0
+    groups: int = 0
+    """Groups that share a scale."""
+    zero_groups: int = 0
+    """Groups of which nothing but zeros is left."""
+    vanished_groups: int = 0
+    """Those of the zero groups whose original was not zero: all of it was lost."""
+    saturated: int = 0
+    """Elements beyond what the scale of their group can express, by more than rounding alone explains."""
+    max_abs: float = 0.0
+    """The greatest magnitude of the original."""
+    max_abs_error: float = 0.0
+    """The greatest distance of an element from its original."""
+    sum_squares: float = 0.0
+    """The sum of the squares of the original."""
+    sum_squared_error: float = 0.0
+    """The sum of the squares of the distances."""
+
+    @property
+    def relative_rms(self) -> float:
+        """The root mean square of the error as a fraction of that of the original; infinite if only that is zero."""
+        return _ratio(math.sqrt(self.sum_squared_error), math.sqrt(self.sum_squares))
+
+    @property
+    def relative_max(self) -> float:
+        """The greatest error as a fraction of the greatest magnitude; infinite if only that is zero."""
+        return _ratio(self.max_abs_error, self.max_abs)
+
+    def __add__(self, other: Accuracy) -> Accuracy:
+        """The figures of both taken together."""
+        return Accuracy(
+            tensors=self.tensors + other.tensors,
+            elements=self.elements + other.elements,
+            groups=self.groups + other.groups,
+            zero_groups=self.zero_groups + other.zero_groups,
+            vanished_groups=self.vanished_groups + other.vanished_groups,
+            saturated=self.saturated + other.saturated,
+            max_abs=max(self.max_abs, other.max_abs),
+            max_abs_error=max(self.max_abs_error, other.max_abs_error),
+            sum_squares=self.sum_squares + other.sum_squares,
+            sum_squared_error=self.sum_squared_error + other.sum_squared_error,
+        )
+
+
+class Reach(NamedTuple):
+    """What the scales of an encoded weight can express: ``low * scale`` to ``high * scale``, less the zero points.
+
+    `scale` is [ceil(N / rows), groups], `zeros` (if any) of the same shape.  `low` and `high` are the least and greatest
+    element, each widened by half a step, since what is nearer than that is rounded and not cut off.
+    """
+
+    scale: Tensor
+    low: float
+    high: float
+    zeros: Tensor | None = None
+    rows: int = 1
+
+    def bounds(self, span: slice) -> tuple[Tensor, Tensor]:
+        """F32 [rows of span, groups, 1] each: the least and the greatest value."""
+        scale = self._lines(self.scale, span)
+        zeros = 0.0 if self.zeros is None else self._lines(self.zeros, span)
+        return (self.low - zeros) * scale, (self.high - zeros) * scale
+
+    def _lines(self, values: Tensor, span: slice) -> Tensor:
+        line = torch.arange(span.start, span.stop, device=values.device).div_(self.rows, rounding_mode="floor")
+        first = span.start // self.rows
+        some = values[first : -(-span.stop // self.rows)].to(torch.float32)
+        return some.index_select(0, line - first)[..., None]
+
+
+def measure(
+    original: Tensor, restored: Tensor, *, group_size: int | None = None, reach: Reach | None = None
+) -> Accuracy:
+    """How far `restored` is from `original`, both [N, K] of BF16, F16 or F32.
+
+    Args:
+        original: the weight before the lossy step.
+        restored: what the encoded weight stands for.
+        group_size: columns that share a scale, the last group being as long as the columns last; None for a whole row.
+        reach: what the scales can express; without it nothing counts as saturated.
+
+    Scratch: a few MB, or some copies of one row where that is more.
+
+    Raises:
+        TransformProblem: no matrices of floats of one shape, or NaN or infinity in one of them.
+    """
+    checking.require_weight("original", original)
+    checking.require_weight("restored", restored)
+    checking.require_shape("restored", restored, tuple(original.shape))
+    rows, columns = original.shape
+    group = columns if group_size is None else group_size
+    if group < 1:
+        raise TransformProblem("group-divides", "original", expected="a positive group size", found=str(group))
+    total = Accuracy(tensors=1, elements=rows * columns, groups=rows * -(-columns // group))
+    step = max(1, _PIECE // columns)
+    for start in range(0, rows, step):
+        span = slice(start, min(start + step, rows))
+        total += _measure_rows(original[span], restored[span], group, reach and reach.bounds(span))
+    return total
+
+
+def _measure_rows(original: Tensor, restored: Tensor, group: int, bounds: tuple[Tensor, Tensor] | None) -> Accuracy:
+    """The figures of some rows, without their counts of tensors, elements and groups."""
+    before, after = _in_groups(original, group), _in_groups(restored, group)
+    peaks = before.abs().amax(dim=-1)
+    emptied = (after == 0).all(dim=-1)
+    error = (after.to(torch.float64) - before).abs_()
+    saturated = 0 if bounds is None else int(((before < bounds[0]) | (before > bounds[1])).sum())
+    figures = Accuracy(
+        zero_groups=int(emptied.sum()),
+        vanished_groups=int((emptied & (peaks != 0)).sum()),
+        saturated=saturated,
+        max_abs=float(peaks.amax()),
+        max_abs_error=float(error.amax()),
+        sum_squares=_sum_squares(before.to(torch.float64)),
+        sum_squared_error=_sum_squares(error),
+    )
+    if not math.isfinite(figures.sum_squared_error):
+        raise TransformProblem(
+            "finite-weight", "original or restored", expected="finite values", found="NaN or infinity"
+        )
+    return figures
+
+
+def _in_groups(rows: Tensor, group: int) -> Tensor:
+    """F32 [r, groups, G]: `rows`, the last group filled with zeros, which change none of the figures."""
+    rest = -rows.shape[1] % group
+    wide = rows.to(torch.float32)
+    return (torch.nn.functional.pad(wide, (0, rest)) if rest else wide.contiguous()).view(rows.shape[0], -1, group)
+
+
+def _sum_squares(values: Tensor) -> float:
+    """The sum of the squares of `values`, F64, in an order that does not depend on the number of threads."""
+    return math.fsum(float(piece.square().sum()) for piece in values.reshape(-1).split(_PIECE))
+
+
+def _ratio(part: float, whole: float) -> float:
+    if whole:
+        return part / whole
+    return math.inf if part else 0.0
