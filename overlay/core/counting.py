@@ -20,9 +20,6 @@ _PACKED: Final = {"U8": 2, "I8": 2, "I32": 8}
 _NO_WEIGHTS: Final = frozenset({"BOOL", "I64", "U64"})
 """Masks, positions and tables of places: buffers, whatever their shape."""
 
-_BESIDE_WEIGHTS: Final = ("scale", "zero")
-"""Parts of the names of tensors that belong to a quantised weight and are parameters in some tools only."""
-
 
 class ParameterRange(NamedTuple):
     """Numbers of parameters that tensors can come to."""
@@ -39,7 +36,8 @@ def parameter_range(headers: Iterable[Header]) -> ParameterRange:
     """What the tensors of `headers` come to; costs one look at each name."""
     kinds: Counter[tuple[str, tuple[int, ...], bool]] = Counter()
     for header in headers:
-        beside = [any(word in name for word in _BESIDE_WEIGHTS) for name in header.names]
+        # Scales and zero points of a quantised weight are parameters in some tools only.
+        beside = ["scale" in name or "zero" in name for name in header.names]
         kinds.update(zip(header.dtypes, header.shapes, beside, strict=True))
     least = elements = most = 0
     for (dtype, shape, is_beside), count in kinds.items():

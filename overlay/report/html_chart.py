@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import sqrt
 from typing import Final, NamedTuple
@@ -130,6 +130,8 @@ def hue_of(dtype: str) -> str:
 
 def charts_of(drawn: Map, frame: Frame) -> list[Chart]:
     """A drawing for each stack, and the last one for what lies outside of the layers."""
+    if not any(line.news for stack in drawn.stacks for line in stack.lines):
+        frame = replace(frame, right=0)
     scale = _scale(drawn, frame)
     charts = [_stack_chart(stack, frame, scale) for stack in drawn.stacks]
     return [*charts, _outside_chart(drawn, frame, scale)] if drawn.outside else charts

@@ -1,7 +1,7 @@
 """How much a lossy transform lost: figures that add up over tensors, so that a class of tensors can be streamed.
 
-Sums are formed in F64 over pieces of a fixed size that torch adds up on one thread, so that a report is the same bytes
-whatever the number of threads.  A GPU adds in another order and may differ in the last digit.
+Sums are formed in F64 over runs of a fixed length, of which torch never splits one between threads, so that a report is
+the same bytes whatever their number.  A GPU adds in another order and may differ in the last digit.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from overlay.transforms import checking
+from overlay.transforms.blocks import row_blocks
 from overlay.transforms.problems import TransformProblem
 
-_PIECE: Final = 1 << 14
-"""Elements of a piece; torch adds up to 32,768 on one thread."""
+_RUN: Final = 1 << 10
+"""Elements that are added up by one thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +120,7 @@ def measure(
     if group < 1:
         raise TransformProblem("group-divides", "original", expected="a positive group size", found=str(group))
     total = Accuracy(tensors=1, elements=rows * columns, groups=rows * -(-columns // group))
-    step = max(1, _PIECE // columns)
-    for start in range(0, rows, step):
-        span = slice(start, min(start + step, rows))
+    for span in row_blocks(rows, columns):
         total += _measure_rows(original[span], restored[span], group, reach and reach.bounds(span))
     return total
 
@@ -130,19 +129,18 @@ def _measure_rows(original: Tensor, restored: Tensor, group: int, bounds: tuple[
     """The figures of some rows, without their counts of tensors, elements and groups."""
     before, after = _in_groups(original, group), _in_groups(restored, group)
     peaks = before.abs().amax(dim=-1)
-    emptied = (after == 0).all(dim=-1)
-    error = (after.to(torch.float64) - before).abs_()
-    saturated = 0 if bounds is None else int(((before < bounds[0]) | (before > bounds[1])).sum())
+    emptied = after.abs().amax(dim=-1) == 0
+    error = (after - before).abs_()
     figures = Accuracy(
-        zero_groups=int(emptied.sum()),
-        vanished_groups=int((emptied & (peaks != 0)).sum()),
-        saturated=saturated,
+        zero_groups=int(emptied.count_nonzero()),
+        vanished_groups=int((emptied & (peaks != 0)).count_nonzero()),
+        saturated=0 if bounds is None else int((before != before.clamp(*bounds)).count_nonzero()),
         max_abs=float(peaks.amax()),
         max_abs_error=float(error.amax()),
-        sum_squares=_sum_squares(before.to(torch.float64)),
+        sum_squares=_sum_squares(before),
         sum_squared_error=_sum_squares(error),
     )
-    if not math.isfinite(figures.sum_squared_error):
+    if not math.isfinite(figures.max_abs_error):
         raise TransformProblem(
             "finite-weight", "original or restored", expected="finite values", found="NaN or infinity"
         )
@@ -157,8 +155,12 @@ def _in_groups(rows: Tensor, group: int) -> Tensor:
 
 
 def _sum_squares(values: Tensor) -> float:
-    """The sum of the squares of `values`, F64, in an order that does not depend on the number of threads."""
-    return math.fsum(float(piece.square().sum()) for piece in values.reshape(-1).split(_PIECE))
+    """The sum of the squares of `values`, F32, in an order that does not depend on the number of threads."""
+    flat = values.reshape(-1)
+    whole = flat.numel() // _RUN * _RUN
+    runs = flat[:whole].view(-1, _RUN).to(torch.float64).square_().sum(dim=1)
+    rest = flat[whole:].to(torch.float64).square_().sum()
+    return math.fsum((*runs.tolist(), float(rest)))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 BLOCK_ELEMENTS: Final = 1 << 18
-"""Elements of a block, unless one row has more.  A block takes 1 MiB in F32; a transform holds at most eight such."""
+"""Elements of a block, unless one row has more.  A block takes 1 MiB in F32, which the caches of a core hold; a transform
+has fewer than ten such at a time."""
 
 
 def row_blocks(rows: int, columns: int, *, multiple: int = 1) -> Iterator[slice]:

@@ -28,7 +28,10 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     result = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
     target = result.view(-1)
     for span in row_blocks(source.numel(), 1):
-        checking.require_finite_weight("tensor", source[span])
-        target[span].copy_(source[span])
-        checking.require_no_overflow("tensor", target[span])
+        wide = source[span].to(torch.float32)
+        # Rounding keeps the order, so what happens to the extremes happens to all.
+        extremes = torch.stack(wide.aminmax())
+        checking.require_finite_weight("tensor", extremes)
+        checking.require_no_overflow("tensor", extremes.to(dtype))
+        target[span].copy_(wide)
     return result

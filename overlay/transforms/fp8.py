@@ -108,7 +108,7 @@ def _spread(scale: Tensor, span: slice, block: tuple[int, int], columns: int) ->
     height, width = block
     line = torch.arange(span.start, span.stop, device=scale.device).div_(height, rounding_mode="floor")
     some = scale.index_select(0, line).to(torch.float32)
-    return some if width >= columns else some.repeat_interleave(width, dim=1)[:, :columns]
+    return some if width >= columns else some[..., None].expand(-1, -1, width).reshape(len(some), -1)[:, :columns]
 
 
 def quantise_fp8_blocks(weight: Tensor, *, block: tuple[int, int] = BLOCK) -> Fp8Blocks:

@@ -29,12 +29,12 @@ class Ran(NamedTuple):
     """Bytes of memory."""
 
 
-def overlay(work: Path, *arguments: str) -> Ran:
-    """Run ``overlay ARGUMENTS --json`` in the folder `work`."""
+def overlay(work: Path, *arguments: str, code: int = 0) -> Ran:
+    """Run ``overlay ARGUMENTS --json`` in the folder `work`; it must end with `code`."""
     command = [sys.executable, "-c", _PROGRAM, *arguments, "--json"]
     environment = {**os.environ, "OVERLAY_CACHE": str(work / "cache")}
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     read, peak = map(int, done.stderr.split()[-2:])
     return Ran(json.loads(done.stdout), read, peak * 1024)
 

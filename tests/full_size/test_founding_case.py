@@ -80,3 +80,39 @@ def test_the_base_alone_lacks_the_draft_layer_and_the_result_has_it(work: Path) 
 
     assert ["MTP001"] == [finding["code"] for finding in base["findings"]]
     assert [] == serve["findings"]
+
+
+def test_the_difference_is_791_added_and_nothing_else(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = overlay(work, "diff", "base", "serve", code=1)
+
+    totals = {change: amount["tensors"] for change, amount in ran.document["totals"].items() if amount["tensors"]}
+    assert totals == {"added": 791, "identical": 232296}
+    assert [(row["change"], row["where"], row["tensors"]) for row in ran.document["rollup"]] == [
+        ("added", "model.layers.78.**", 791)
+    ]
+    assert ran.document["sidecars"] == []
+    assert ran.peak < 350_000_000
+    with capsys.disabled():
+        print(f"\ndiff: 791 added of 233,087; read {ran.read / 1e6:.0f} MB, peak memory {ran.peak / 1e6:.0f} MB")
+
+
+def test_the_audit_counts_the_published_bytes_and_proves_the_donor(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With bytes compared: holes need no reading, the 791 tensors are stamped in the donor."""
+    claims = ("791 tensors", "790 BF16 + 1 F32", "19905841664 bytes", "unmodified tensors of zai-org/GLM-5.2")
+    arguments = [part for claim in claims for part in ("--claim", claim)]
+    donor = ("--donor", "zai-org/GLM-5.2=donor")
+    ran = overlay(
+        work, "audit", "serve", "--against", "base", *arguments, *donor, "--content", "--html", "audit.html"
+    )
+
+    assert ran.document["totals"]["added"] == {"tensors": 791, "parameters": 9952920576, "bytes": 19905841664}
+    assert ran.document["findings"] == []
+    standings = {claim["text"]: claim["standing"] for claim in ran.document["claims"]}
+    assert standings == dict.fromkeys(("every tensor of base is there unchanged", *claims), "holds")
+    page = (work / "audit.html").stat().st_size
+    assert page < 2_000_000
+    assert ran.peak < 350_000_000
+    with capsys.disabled():
+        print(f"\naudit: page {page / 1e3:.0f} kB, read {ran.read / 1e6:.0f} MB, peak memory {ran.peak / 1e6:.0f} MB")
