@@ -56,6 +56,24 @@ def check_unlisted(shards: Iterable[str]) -> Iterator[Finding]:
         yield about("IDX013", INDEX_NAME, f"expected an index over {_listed(names)}, found none")
 
 
+def check_parameters(checkpoint: Checkpoint) -> list[Finding]:
+    """Whether ``total_parameters`` can be right, where the index states it; no error hangs on it.
+
+    Costs one look at each name, which `check` has no need of.
+    """
+    index = checkpoint.index
+    if index is None or "total_parameters" not in (index.metadata or {}):
+        return []
+    if not checkpoint.shards or len(checkpoint.shards) != len(index.shards()):
+        return []
+    stated = (index.metadata or {})["total_parameters"]
+    possible = parameter_range(shard.header for shard in checkpoint.shards.values())
+    if possible.least <= stated <= possible.most:
+        return []
+    message = f"expected {possible.elements}, the elements of all tensors, found {stated}"
+    return [about("IDX014", INDEX_NAME, message, key="metadata.total_parameters")]
+
+
 def check_draft(checkpoint: Checkpoint, config: ModelConfig) -> list[Finding]:
     """Whether the draft layers that the config declares are there, in any of the places where families keep them."""
     if not config.draft_layers or config.layers is None:
@@ -95,15 +113,6 @@ def _check_metadata(checkpoint: Checkpoint) -> Iterator[Finding]:
         if stated != checkpoint.data_bytes:
             message = f"expected {checkpoint.data_bytes}, the bytes of all tensors, found {stated}"
             yield about("IDX008", INDEX_NAME, message, key="metadata.total_size")
-        if "total_parameters" in index.metadata:
-            yield from _check_parameters(checkpoint, index.metadata["total_parameters"])
-
-
-def _check_parameters(checkpoint: Checkpoint, stated: float) -> Iterator[Finding]:
-    possible = parameter_range(shard.header for shard in checkpoint.shards.values())
-    if not possible.least <= stated <= possible.most:
-        message = f"expected {possible.elements}, the elements of all tensors, found {stated}"
-        yield about("IDX014", INDEX_NAME, message, key="metadata.total_parameters")
 
 
 def _check_mapping(checkpoint: Checkpoint) -> Iterator[Finding]:

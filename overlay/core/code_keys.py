@@ -31,6 +31,8 @@ _KERNEL_KEYS: Final = frozenset(
 _KERNEL = re.compile(r"[^/:]+/[^/:]+(@[^/:]+)?(:[^/:]+)?")
 """How transformers writes a kernel of the Hub, compiled code, in the place of an implementation's name."""
 _ANY_KEY = re.compile("|".join(map(re.escape, sorted({*CODE_KEYS, _MODEL_FILE, "_implementation"}))).encode())
+_ESCAPED_LETTER = re.compile(rb"\\u00(5[fF]|6|7[0-9aA])")
+"""A letter or underscore that could be spelled plainly: a key may be hidden so."""
 _ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 _MAX_DEPTH: Final = 500
 """Nested levels up to which Python's own functions can be trusted with a value."""
@@ -57,7 +59,7 @@ def find_code_keys(name: str, data: bytes) -> dict[Tokens, JsonValue]:
 
     The place ``()`` stands for a text that holds such a key and that nobody can read as JSON.  Empty values are left out.
     """
-    if not _ANY_KEY.search(data) and b"\\u00" not in data:
+    if not _ANY_KEY.search(data) and not _ESCAPED_LETTER.search(data):
         return {}
     value = read_forgivingly(data)
     if value is ABSENT:

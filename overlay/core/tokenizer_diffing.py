@@ -147,7 +147,9 @@ def _are_merges(value: JsonValue) -> bool:
 
 
 def _pairs(merges: Any) -> list[tuple[str, ...]]:
-    return [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    if merges and isinstance(merges[0], str):
+        return [tuple(merge.split(" ", 1)) for merge in merges]
+    return list(map(tuple, merges))
 
 
 def _added_tokens(value: JsonValue) -> dict[str, Any] | None:

@@ -38,6 +38,8 @@ _LEAST: Final = 2.0
 """A part is never narrower, however few bytes it has."""
 _SLOT: Final = 20.0
 _TALL: Final = 18.0
+_WORD_LETTER: Final = 6.8
+"""Width of a letter in a slot."""
 _MAX_NOTES: Final = 24
 
 
@@ -183,7 +185,8 @@ def _draw_line(
 ) -> None:
     if line.absent:
         right = chart.columns[-1].x + chart.columns[-1].width - _PAD / 2
-        chart.slots.append(Slot(frame.left, top, right - frame.left, height, line.absent))
+        words = clipped(line.absent, max(1, int((right - frame.left - 14) / _WORD_LETTER)))
+        chart.slots.append(Slot(frame.left, top, right - frame.left, height, words))
         return
     for column, component in zip(chart.columns, components, strict=True):
         bar = line.bars.get(component)

@@ -195,7 +195,7 @@ def _bars(cells: Iterable[tuple[Cell, Amount]], shown: set[str] | None = None) -
 def _with_missing(stack: Stack, missing: Iterable[int]) -> Stack:
     """The stack with a line for each declared layer that the new checkpoint has nothing of."""
     there = {line.first for line in stack.lines}
-    slots = [Line(n, n, {}, "declared by config.json, no tensor of it (MTP001)") for n in missing if n not in there]
+    slots = [Line(n, n, {}, "declared by config.json, none found (MTP001)") for n in missing if n not in there]
     return replace(stack, lines=sorted([*stack.lines, *slots], key=lambda line: line.first))
 
 

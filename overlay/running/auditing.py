@@ -28,6 +28,8 @@ from overlay.storage.ranges import equal_ranges
 
 CARD = "README.md"
 _STATED = "--claim"
+_SHADOWS = frozenset({"IDX015", "IDX016"})
+"""Codes of file names that redirect a named loader; SEC010 says nothing new beside them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,9 @@ def _findings(base: Checkpoint | None, target: Checkpoint) -> list[Finding]:
     magic = {name: read_beginning(file) for name, file in target.strays.items() if exists(file)}
     same = {name for name, file in target.strays.items() if base is not None and _is_same(file, base.strays.get(name))}
     risks = find_risks(before, texts, target.strays, target.left_out, names, magic, same=same)
-    return sorted({*check(target), *_draft(target, texts), *risks})
+    found = {*check(target), *_draft(target, texts)}
+    shadows = {finding.file for finding in found if finding.code in _SHADOWS}
+    return sorted({*found, *(risk for risk in risks if risk.code != "SEC010" or risk.file not in shadows)})
 
 
 def _is_same(one: FileSeen, other: FileSeen | None) -> bool:

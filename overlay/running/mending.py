@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from overlay.core.checking import check
+from overlay.core.checking import check, check_parameters
 from overlay.core.checkpoint import Checkpoint
 from overlay.core.findings import Finding, errors
 from overlay.core.mending import Mended, listed_shards, mend, salvage_index
@@ -146,10 +146,14 @@ def _is_needed(seen: Checkpoint, mended: Mended) -> bool:
 def _left(seen: Checkpoint, wanted: Checkpoint, mended: Mended, unlisted: frozenset[str]) -> tuple[Finding, ...]:
     """What is found in the checkpoint when the new index takes the place of the old one."""
     if not _is_needed(seen, mended):
-        return tuple(sorted([*check(seen), *check_config(seen)]))
+        return _findings(seen)
     shards = {name: shard for name, shard in wanted.shards.items() if name not in unlisted}
     outside = {name: shard.file for name, shard in wanted.shards.items() if name in unlisted}
     kept = tuple(f for f in wanted.findings if f.file != INDEX_NAME and f.file not in unlisted)
     index = parse_index(mended.index)
     after = replace(wanted, index=index, shards=shards, strays={**wanted.strays, **outside}, findings=kept)
-    return tuple(sorted([*check(after), *check_config(after)]))
+    return _findings(after)
+
+
+def _findings(checkpoint: Checkpoint) -> tuple[Finding, ...]:
+    return tuple(sorted([*check(checkpoint), *check_parameters(checkpoint), *check_config(checkpoint)]))

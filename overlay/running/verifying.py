@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from overlay.core.checking import check, check_draft, check_unlisted
+from overlay.core.checking import check, check_draft, check_parameters, check_unlisted
 from overlay.core.checkpoint import Checkpoint, FileSeen, Shard
 from overlay.core.findings import Finding, about, errors
 from overlay.core.mending import is_mendable
@@ -120,7 +120,7 @@ def verify_directory(
     target = look_at_target(directory)
     findings = check_receipt(target)
     seen = open_checkpoint(label, directory, places, headers=level != "structure")
-    findings += check(seen) + check_config(seen) + _check_headers(seen, target.receipt)
+    findings += check(seen) + check_parameters(seen) + check_config(seen) + _check_headers(seen, target.receipt)
     if level == "structure":
         findings += _check_unlisted(seen)
     hashed, compared, uncompared = 0, 0, tuple(shard.file.name for shard in seen.shards.values())

@@ -129,8 +129,7 @@ def quantise_fp8_blocks(weight: Tensor, *, block: tuple[int, int] = BLOCK) -> Fp
         values = weight[span].to(torch.float32)
         strips = slice(span.start // height, -(-span.stop // height))
         scales[strips] = _scales_of(_block_peaks(values, block))
-        values /= _spread(scales, span, block, columns)
-        encoded[span] = values.clamp_(-_E4M3_MAX, _E4M3_MAX).to(torch.float8_e4m3fn)
+        encoded[span] = _encode(values, _spread(scales, span, block, columns))
     return Fp8Blocks(encoded, scales)
 
 

@@ -32,7 +32,9 @@
     if (last) return pattern.startsWith(part);
     return pattern === part || part === "*";
   };
-  // A name, or the middle of one, against a whole pattern.
+  const isNamed = (query, parts) =>
+    query.length === parts.length && query.every((part, i) => fits(part, parts[i], false, false));
+  // A part of a name, from the middle of a word to the middle of a word, against a whole pattern.
   const names = (query, parts) => {
     for (let at = 0; at + query.length <= parts.length; at += 1) {
       const end = query.length - 1;
@@ -44,13 +46,19 @@
   const search = () => {
     const terms = box.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
     const queries = terms.map((term) => term.split("."));
+    // A tensor's full name is its family's row, and not also the rows of names that begin so.
+    const whole = terms.length === 1 && groups.some((group) => group.rows.some((entry) => isNamed(queries[0], entry.parts)));
+    const found = (entry) =>
+      whole
+        ? isNamed(queries[0], entry.parts)
+        : terms.every((term, i) => entry.text.includes(term) || names(queries[i], entry.parts));
     let hits = 0;
     for (const group of groups) {
       let here = 0;
       for (const entry of group.rows) {
-        const found = terms.every((term, i) => entry.text.includes(term) || names(queries[i], entry.parts));
-        entry.row.hidden = !found;
-        here += found ? 1 : 0;
+        const hit = found(entry);
+        entry.row.hidden = !hit;
+        here += hit ? 1 : 0;
       }
       group.element.hidden = here === 0;
       group.element.open = terms.length ? here > 0 : group.open;
