@@ -18,36 +18,30 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from overlay.api import (
         Locked,
+        Places,
+        Question,
+        Request,
         apply,
+        audit,
+        diff,
+        explain_code,
         history,
         init,
         init_derived,
         inspect,
         lock,
+        mend,
         plan,
         schema,
         status,
+        trace,
         undo,
         verify,
+        write_page,
     )
     from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch, OverlayError, UsageError
-    from overlay.running.locating import Places
-    from overlay.running.preparing import Request
 
-_HOMES = {
-    **dict.fromkeys(
-        (
-            *("Locked", "apply", "history", "init", "init_derived", "inspect", "lock", "plan", "schema", "status"),
-            *("undo", "verify"),
-        ),
-        "overlay.api",
-    ),
-    **dict.fromkeys(
-        ("Conflict", "EnvironmentFault", "InvalidInput", "Mismatch", "OverlayError", "UsageError"), "overlay.errors"
-    ),
-    "Places": "overlay.running.locating",
-    "Request": "overlay.running.preparing",
-}
+_ERRORS = ("Conflict", "EnvironmentFault", "InvalidInput", "Mismatch", "OverlayError", "UsageError")
 
 __all__ = [
     "Conflict",
@@ -57,23 +51,30 @@ __all__ = [
     "Mismatch",
     "OverlayError",
     "Places",
+    "Question",
     "Request",
     "UsageError",
     "apply",
+    "audit",
+    "diff",
+    "explain_code",
     "history",
     "init",
     "init_derived",
     "inspect",
     "lock",
+    "mend",
     "plan",
     "schema",
     "status",
+    "trace",
     "undo",
     "verify",
+    "write_page",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return getattr(importlib.import_module("overlay.errors" if name in _ERRORS else "overlay.api"), name)
     raise AttributeError(f"module 'overlay' has no attribute {name!r}")

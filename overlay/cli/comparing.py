@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -12,6 +12,7 @@ from overlay import api
 from overlay.cli.options import allow_root_option, places
 from overlay.cli.output import FORMATS, chosen_output
 from overlay.core.view import View
+from overlay.report.blocks import Block
 from overlay.report.comparison import comparison_document, comparison_lines, comparison_markdown, verdict
 from overlay.report.progress import Bars
 from overlay.running.auditing import Question
@@ -102,9 +103,8 @@ def audit(
 def _show(view: View, html: str | None, *, tensors: bool, format_: str, as_json: bool, quiet: bool) -> None:
     if html is not None:
         api.write_page(view, html)
-    if format_ == "markdown":
-        output, lines = chosen_output("human", as_json, quiet), comparison_markdown(view, tensors=tensors)
-    else:
-        output, lines = chosen_output(format_, as_json, quiet), comparison_lines(view, tensors=tensors)
+    markdown = format_ == "markdown"
+    output = chosen_output("human" if markdown else format_, as_json, quiet)
+    blocks: Iterable[Block] = (comparison_markdown if markdown else comparison_lines)(view, tensors=tensors)
     document = comparison_document(view, tensors=tensors) if output.format == "json" else {}
-    output.show(view.kind, document, lines, brief=verdict(view))
+    output.show(view.kind, document, blocks, brief=verdict(view))

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from overlay.cli.output import chosen_output, output_options, report_error
-from overlay.report.escape import printable
+from overlay.cli.output import chosen_output, output_options, report_error, say
+from overlay.report.blocks import Block
 
 
 @click.command()
@@ -35,9 +35,9 @@ def demo(folder: str, format_: str, as_json: bool, quiet: bool) -> None:
     output.show("demo", {"folder": folder, "ok": True}, lines, brief="ok")
 
 
-def _say(line: str) -> None:
-    click.echo(printable(line))
+def _say(block: Block) -> None:
+    say([block])
 
 
-def _ignore(line: str) -> None:
-    del line
+def _ignore(block: Block) -> None:
+    del block

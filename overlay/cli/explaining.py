@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 
 import click
 
@@ -71,8 +70,8 @@ def _explain_code(text: str, output: Output) -> None:
     if "." in text and not _CODE.fullmatch(text):
         raise click.UsageError(f"expected a checkpoint after the tensor {text}, found none")
     code, meaning = api.explain_code(text)
-    lines = meaning_lines(code, meaning, shutil.get_terminal_size((100, 24)).columns)
-    output.show("explain", meaning_document(code, meaning), lines, brief=f"{code} {meaning.title}")
+    brief = f"{code} {meaning.title}"
+    output.show("explain", meaning_document(code, meaning), meaning_lines(code, meaning), brief=brief)
 
 
 def _in_order(one: str, other: str) -> tuple[str, str]:

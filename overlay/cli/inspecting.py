@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import click
 
 from overlay import api
@@ -38,10 +36,5 @@ def inspect(
     output = chosen_output(format_, as_json, quiet)
     description, findings = api.inspect(reference, places=Places(allowed_roots=allow_root))
     document = {**description.document(), "findings": [finding.document() for finding in findings]}
-    lines = [*description_lines(description, shards, _width()), *finding_lines(findings)]
+    lines = [*description_lines(description, shards), *finding_lines(findings)]
     output.show("inspect", document, lines, brief=str(description.tensors))
-
-
-def _width() -> int:
-    """Columns of the terminal, or ``$COLUMNS``; wide where the output goes to a file or pipe."""
-    return shutil.get_terminal_size((160, 24)).columns

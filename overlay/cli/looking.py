@@ -10,6 +10,7 @@ import click
 from overlay import api
 from overlay.cli.options import allow_root_option
 from overlay.cli.output import chosen_output, output_options
+from overlay.report.blocks import Verbatim
 from overlay.report.progress import Bars
 from overlay.report.text import fix_lines, verdict_lines
 from overlay.running.locating import Places
@@ -89,4 +90,4 @@ def schema(format_: str, as_json: bool, quiet: bool) -> None:
     """
     output = chosen_output(format_, as_json, quiet)
     text = json.dumps(api.schema(), indent=2)
-    output.show("schema", {"schema": api.schema()}, text.splitlines(), brief=json.dumps(api.schema()))
+    output.show("schema", {"schema": api.schema()}, map(Verbatim, text.splitlines()), brief=json.dumps(api.schema()))

@@ -14,7 +14,7 @@ from overlay.formats.lock import LockLevel
 from overlay.report.progress import Bars
 from overlay.report.text import in_bytes, lock_lines
 from overlay.running.locating import Places
-from overlay.running.locking import write_document
+from overlay.storage.documents import write_document
 
 
 @click.command()

@@ -7,10 +7,11 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
+from overlay.report.blocks import Block, Marked, plain_lines
 from overlay.report.escape import printable
 
 MAX_LINES = 20
@@ -33,16 +34,15 @@ class Output:
             return cls("json")
         return cls("human")
 
-    def show(self, kind: str, document: dict[str, Any], lines: Iterable[str], brief: str = "") -> None:
-        """Print a result: as a JSON document, as lines, or as one brief line."""
+    def show(self, kind: str, document: dict[str, Any], blocks: Iterable[Block], brief: str = "") -> None:
+        """Print a result: as a JSON document, for people, or as one brief line."""
         if self.format == "json":
             self.document(kind, document)
         elif self.format == "quiet":
             if brief:
                 click.echo(printable(brief))
         else:
-            for line in lines:
-                click.echo(printable(line))
+            say(blocks)
 
     def document(self, kind: str, document: dict[str, Any]) -> None:
         """Print ``{"kind": kind, "format": 1, …}`` on one line; non-ASCII is escaped."""
@@ -61,15 +61,28 @@ class Output:
         return code
 
 
+def say(blocks: Iterable[Block]) -> None:
+    """Print `blocks` on stdout: folded and coloured on a terminal, plain in a pipe or file."""
+    if _is_terminal(sys.stdout):
+        _show(blocks, sys.stdout)
+    else:
+        for line in plain_lines(blocks):
+            click.echo(line)
+
+
 def report_error(
     output: Output, message: str, kind: str, code: int, *, hint: str = "", others: tuple[str, ...] = ()
 ) -> int:
     """Say on stderr what stopped the command and what to type next; gives back the exit code."""
-    for line in (message, *others[: MAX_LINES - 1]):
-        print(f"error: {printable(line)}", file=sys.stderr)
+    lines = [Marked("", "error", f": {line}") for line in (message, *others[: MAX_LINES - 1])]
     if len(others) >= MAX_LINES:
-        print(f"error: and {len(others) - MAX_LINES + 1} more", file=sys.stderr)
-    print(f"hint: {printable(hint or 'overlay --help')}", file=sys.stderr)
+        lines.append(Marked("", "error", f": and {len(others) - MAX_LINES + 1} more"))
+    lines.append(Marked("", "hint", f": {hint or 'overlay --help'}"))
+    if _is_terminal(sys.stderr):
+        _show(lines, sys.stderr)
+    else:
+        for line in plain_lines(lines):
+            print(line, file=sys.stderr)
     return output.failed(message, kind, code, hint, others)
 
 
@@ -97,6 +110,16 @@ def chosen_output(format_: str, as_json: bool, quiet: bool) -> Output:
     if len(wanted) > 1:
         raise click.UsageError(f"expected one output format, found {', '.join(sorted(wanted))}")
     return Output(wanted.pop() if wanted else "human")
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # None: the shell closed it (>&-)
+
+
+def _show(blocks: Iterable[Block], stream: TextIO) -> None:
+    from overlay.report.terminal import console_on, show  # rich costs 60 ms: only where there is a terminal
+
+    show(blocks, console_on(stream))
 
 
 def _in_utf8(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

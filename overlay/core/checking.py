@@ -119,12 +119,14 @@ def _check_mapping(checkpoint: Checkpoint) -> Iterator[Finding]:
     weight_map = checkpoint.weight_map
     if not weight_map and (checkpoint.shards or checkpoint.strays):
         yield about("IDX012", INDEX_NAME, "expected the tensors of the shards, found an empty weight_map")
+    if checkpoint.is_bijective:  # look for the culprits only where there are some
+        return
     agreeing = 0
     for shard, seen in checkpoint.shards.items():
         names = seen.header.names
         mapped_here = [*map(weight_map.get, names)].count(shard)
         agreeing += mapped_here
-        if mapped_here != len(names):  # look for the culprits only where there are some
+        if mapped_here != len(names):
             yield from (_misplaced(name, shard, checkpoint) for name in names if weight_map.get(name) != shard)
     if agreeing != len(weight_map):
         yield from _phantoms(checkpoint)

@@ -95,6 +95,19 @@ class Checkpoint:
         return {name: shard for shard, seen in self.shards.items() for name in seen.header.names}
 
     @cached_property
+    def is_bijective(self) -> bool:
+        """Whether weight map and shards agree: every tensor is mapped to the one shard that holds it, and nothing else is.
+
+        Costs a look-up a tensor, once.
+        """
+        mapped = self.weight_map
+        held = sum(len(shard.header) for shard in self.shards.values())
+        return held == len(mapped) and all(
+            [*map(mapped.get, shard.header.names)].count(name) == len(shard.header)
+            for name, shard in self.shards.items()
+        )
+
+    @cached_property
     def data_bytes(self) -> int:
         """Tensor data bytes of all shards."""
         return sum(shard.header.data_bytes for shard in self.shards.values())

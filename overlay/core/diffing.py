@@ -125,10 +125,14 @@ def diff(old: Checkpoint, new: Checkpoint) -> Difference:
     for name, shard in new.shards.items():
         twin = next((by_identity[key] for key in _identities(shard) if key in by_identity), None)
         before = old.shards.get(name)
-        if twin is not None and _is_home(twin, homes):
+        if twin is not None and (old.is_bijective or _is_home(twin, homes)):
             if twin.file.name != name:
                 changes += [TensorChange(Change.MOVED, n, twin.file.name, name, n) for n in shard.header.names]
-        elif before is not None and before.header.digest == shard.header.digest and _is_home(before, homes):
+        elif (
+            before is not None
+            and before.header.digest == shard.header.digest
+            and (old.is_bijective or _is_home(before, homes))
+        ):
             pairs.append(Pairs(before, shard, shard.header.names))
         else:
             _diff_shard(shard, old, homes, changes, pairs)
@@ -196,8 +200,10 @@ def _diff_shard(
             pairs.append(Pairs(old.shards[home], shard, names))
 
 
-def _homes(checkpoint: Checkpoint) -> dict[str, str]:
+def _homes(checkpoint: Checkpoint) -> Mapping[str, str]:
     """Tensor to the shard that holds it; where two do, the one that the index maps it to."""
+    if checkpoint.is_bijective:
+        return checkpoint.weight_map
     homes = {name: shard for shard, seen in checkpoint.shards.items() for name in seen.header.names}
     if len(homes) != sum(len(shard.header) for shard in checkpoint.shards.values()):
         for name, shard in checkpoint.weight_map.items():
@@ -213,9 +219,11 @@ def _is_home(shard: Shard, homes: Mapping[str, str]) -> bool:
 
 
 def _removed(homes: Mapping[str, str], new: Checkpoint) -> Iterator[TensorChange]:
-    present: set[str] = set()
-    for shard in new.shards.values():
-        present.update(shard.header.names)
+    present: AbstractSet[str] = new.weight_map.keys()
+    if not new.is_bijective:
+        present = {name for shard in new.shards.values() for name in shard.header.names}
+    if present >= homes.keys():
+        return iter(())
     return (TensorChange(Change.REMOVED, name, home, "", name) for name, home in homes.items() if name not in present)
 
 

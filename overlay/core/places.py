@@ -27,13 +27,15 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks|layer|block)\.(\d{1,9})(?![^.])")
 """The path segments that numbered layers follow, in the families that transformers names.  Longer runs of digits are no
 layer numbers, and Python refuses to read 5,000 of them."""
 
+_EXPERTS: Final = ".experts."
+
 _WHOLE: Final = frozenset({"experts", "shared_experts", "shared_expert", "gate", "router"})
 """Modules that are a component of their own, and not a detail of the module around them."""
 
 
 def place_of(name: str) -> Place:
     """Where the tensor `name` belongs."""
-    return _place_of_module(module_of(name))
+    return places_of([name])[0]
 
 
 def places_of(names: Iterable[str], known: dict[str, Place] | None = None) -> list[Place]:
@@ -47,9 +49,21 @@ def places_of(names: Iterable[str], known: dict[str, Place] | None = None) -> li
         module = name[: name.rfind(".")]
         place = known.get(module)
         if place is None:
-            place = known[module] = _place_of_module(module_of(name))
+            place = known[module] = _find(module_of(name), known)
         places.append(place)
     return places
+
+
+def _find(module: str, known: dict[str, Place]) -> Place:
+    """The place of a module that was not met before; every expert of a layer has one place."""
+    at = module.find(_EXPERTS)
+    if at < 0 or not module[at + len(_EXPERTS) :][:1].isdigit():
+        return _place_of_module(module)
+    experts = module[: at + len(_EXPERTS)]
+    place = known.get(experts)
+    if place is None:
+        place = known[experts] = _place_of_module(experts + "0")
+    return place
 
 
 def module_of(name: str) -> str:

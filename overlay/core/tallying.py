@@ -6,11 +6,12 @@ Reports of every kind (text, Markdown, HTML, JSON) are views of one table of cel
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from overlay.core.checkpoint import Checkpoint, Shard
 from overlay.core.diffing import Change, Difference, TensorChange
@@ -49,24 +50,64 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """A difference, counted."""
+    """A difference, counted.
 
-    cells: Mapping[Cell, Amount]
-    """Removed tensors count with their old bytes, all others with their new ones."""
+    What changed is counted by place at once; the rest, which is most of it, only when somebody asks for its places.
+    """
+
+    difference: Difference
+
+    @cached_property
+    def changed(self) -> Mapping[Cell, Amount]:
+        """What changed; removed tensors count with their old bytes, all others with their new ones."""
+        return _changed(self.difference)
+
+    @cached_property
+    def cells(self) -> Mapping[Cell, Amount]:
+        """Everything; costs a few look-ups a tensor."""
+        return {**self.changed, **_kept_cells(self.difference)}
 
     @cached_property
     def by_change(self) -> Mapping[Change, Amount]:
         """Everything of each change; all changes are there, in their order."""
-        return {change: self.of(change) for change in Change}
+        kept = _kept_totals(self.difference)
+        changed = _grouped((cell.change, amount) for cell, amount in self.changed.items())
+        return {change: kept.get(change) or changed.get(change) or Amount() for change in Change}
 
     @cached_property
     def added_by_dtype(self) -> Mapping[str, Amount]:
         """What was added, by dtype."""
-        return _grouped((cell.new_dtype, amount) for cell, amount in self.cells.items() if cell.change is Change.ADDED)
+        return _grouped(
+            (cell.new_dtype, amount) for cell, amount in self.changed.items() if cell.change is Change.ADDED
+        )
 
     def of(self, change: Change) -> Amount:
         """Everything of one change."""
-        return total(amount for cell, amount in self.cells.items() if cell.change is change)
+        return self.by_change[change]
+
+    def layers_kept(self, layers: AbstractSet[Layer]) -> AbstractSet[Layer]:
+        """Those of `layers` in which some tensor did not change."""
+        if not any(self.of(change).tensors for change in KEPT):
+            return frozenset()
+        if len(layers) > _FEW_LAYERS:
+            return layers & {(cell.place.stack, cell.place.layer) for cell in self.cells if cell.change in KEPT}
+        found: set[Layer] = set()
+        changed = {(entry.new, entry.name) for entry in self.difference.changes}
+        prefixes = tuple(f"{stack}.{layer}." for stack, layer in layers)
+        for shard, seen in self.difference.new.shards.items() if prefixes else ():
+            inside = [name for name in seen.header.names if name.startswith(prefixes) and (shard, name) not in changed]
+            found.update((place.stack, place.layer) for place in places_of(inside))
+        return found & layers
+
+
+Layer = tuple[str, int | None]
+"""A stack, and the number of a layer in it."""
+
+KEPT: Final = frozenset({Change.UNREAD, Change.IDENTICAL})
+"""What is where and what it was, as far as anybody knows."""
+
+_FEW_LAYERS: Final = 8
+"""So many prefixes are looked for in every name before it is cheaper to find every tensor's place."""
 
 
 def total(amounts: Iterable[Amount]) -> Amount:
@@ -78,49 +119,67 @@ def total(amounts: Iterable[Amount]) -> Amount:
     return Amount(*sums)
 
 
-def tally(difference: Difference) -> Tally:
-    """Count a difference; costs a few look-ups a tensor."""
-    counting = _Counting(difference)
-    whole = {id(pairs.new): Change.UNREAD for pairs in difference.pairs if pairs.whole}
-    for shard in difference.new.shards.values():
-        counting.keep(shard, whole.get(id(shard), Change.IDENTICAL), shard.header.names)
+def _changed(difference: Difference) -> dict[Cell, Amount]:
+    """What changed, counted a pair of shards at a time, a column at a time."""
+    counts: Counter[_Key6] = Counter()
+    known: dict[str, Place] = {}
+    for (change, old, new), group in _by_shards(difference).items():
+        names = [entry.name for entry in group]
+        places = places_of(names, known)
+        before = _forms(difference.old.shards[old], [entry.was for entry in group]) if old else None
+        after = _forms(difference.new.shards[new], names) if new else None
+        old_dtypes = before[0] if before is not None else repeat("")
+        new_dtypes = after[0] if after is not None else repeat("")
+        counts.update(zip(repeat(change), places, old_dtypes, new_dtypes, *(after or before or ((), ()))))
+    return _measured(counts)
+
+
+def _kept_cells(difference: Difference) -> dict[Cell, Amount]:
+    """What did not change, by place."""
+    counts: Counter[_Key6] = Counter()
+    known: dict[str, Place] = {}
+    for change, shard, names, sign in _kept(difference):
+        columns = zip(places_of(names, known), *_forms(shard, names), strict=True)
+        for (place, dtype, shape), number in Counter(columns).items():
+            counts[change, place, dtype, dtype, dtype, shape] += sign * number
+    return _measured(counts)
+
+
+def _kept_totals(difference: Difference) -> dict[Change, Amount]:
+    """What did not change, without its places."""
+    counts: Counter[tuple[Change, str, tuple[int, ...]]] = Counter()
+    for change, shard, names, sign in _kept(difference):
+        for (dtype, shape), number in Counter(zip(*_forms(shard, names), strict=True)).items():
+            counts[change, dtype, shape] += sign * number
+    return _grouped((change, _amount(number, dtype, shape)) for (change, dtype, shape), number in counts.items())
+
+
+def _kept(difference: Difference) -> Iterator[tuple[Change, Shard, Sequence[str], int]]:
+    """Change, shard and names of what did not change, and whether they are counted on or off.
+
+    A shard counts as a whole at first, as unread where it is one of the pairs that were not taken apart, else as identical;
+    then what is otherwise is counted off.
+    """
+    whole = {id(pairs.new) for pairs in difference.pairs if pairs.whole}
+    changed: dict[str, list[str]] = defaultdict(list)
+    for entry in difference.changes:
+        changed[entry.new].append(entry.name)
+    for name, shard in difference.new.shards.items():
+        if len(changed[name]) < len(shard.header):
+            yield Change.UNREAD if id(shard) in whole else Change.IDENTICAL, shard, shard.header.names, 1
+            yield Change.IDENTICAL, shard, changed[name], -1
     for pairs in difference.pairs:
         if not pairs.whole and pairs.old.file.name == pairs.new.file.name:
-            counting.keep(pairs.new, Change.UNREAD, pairs.names)
-            counting.keep(pairs.new, Change.IDENTICAL, pairs.names, -1)
+            yield Change.UNREAD, pairs.new, pairs.names, 1
+            yield Change.IDENTICAL, pairs.new, pairs.names, -1
+
+
+def _by_shards(difference: Difference) -> dict[tuple[Change, str, str], list[TensorChange]]:
+    """The changes of each kind between each two shards."""
     groups: dict[tuple[Change, str, str], list[TensorChange]] = defaultdict(list)
     for entry in difference.changes:
         groups[entry.change, entry.old, entry.new].append(entry)
-    for (change, old, new), group in groups.items():
-        counting.change(change, old, new, group)
-    return Tally(_measured(counting.counts))
-
-
-class _Counting:
-    """Counts tensors a shard at a time, a column at a time."""
-
-    def __init__(self, difference: Difference) -> None:
-        self.old, self.new = difference.old.shards, difference.new.shards
-        self.counts: Counter[_Key6] = Counter()
-        self.known: dict[str, Place] = {}
-
-    def keep(self, shard: Shard, change: Change, names: Sequence[str], sign: int = 1) -> None:
-        """Count tensors that are what they were."""
-        columns = zip(places_of(names, self.known), *_forms(shard, names), strict=True)
-        for (place, dtype, shape), number in Counter(columns).items():
-            self.counts[change, place, dtype, dtype, dtype, shape] += sign * number
-
-    def change(self, change: Change, old: str, new: str, group: list[TensorChange]) -> None:
-        """Count tensors of one change that lie in the same two shards; those of a new one were counted as kept before."""
-        names = [entry.name for entry in group]
-        places = places_of(names, self.known)
-        before, old_shapes = _forms(self.old[old], [entry.was for entry in group]) if old else ([], [])
-        if not new:
-            self.counts.update(zip(repeat(change), places, before, repeat(""), before, old_shapes))
-            return
-        dtypes, shapes = _forms(self.new[new], names)
-        self.counts.update(zip(repeat(change), places, before or repeat(""), dtypes, dtypes, shapes))
-        self.counts.subtract(zip(repeat(Change.IDENTICAL), places, dtypes, dtypes, dtypes, shapes))
+    return groups
 
 
 def _forms(shard: Shard, names: Sequence[str]) -> tuple[list[str], list[tuple[int, ...]]]:
@@ -132,14 +191,12 @@ def _forms(shard: Shard, names: Sequence[str]) -> tuple[list[str], list[tuple[in
     return [header.dtypes[position] for position in at], [header.shapes[position] for position in at]
 
 
-def contents(checkpoint: Checkpoint) -> Mapping[tuple[Place, str], Amount]:
-    """What one checkpoint holds, by place and dtype."""
-    everything: Counter[tuple[Place, str, tuple[int, ...]]] = Counter()
+def contents(checkpoint: Checkpoint) -> Mapping[str, Amount]:
+    """What one checkpoint holds, by dtype."""
+    counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
     for shard in checkpoint.shards.values():
-        everything.update(zip(places_of(shard.header.names), *_forms(shard, shard.header.names), strict=True))
-    return _grouped(
-        ((place, dtype), _amount(number, dtype, shape)) for (place, dtype, shape), number in everything.items()
-    )
+        counts.update(zip(shard.header.dtypes, shard.header.shapes, strict=True))
+    return _grouped((dtype, _amount(number, dtype, shape)) for (dtype, shape), number in counts.items())
 
 
 def _measured(counts: Mapping[_Key6, int]) -> dict[Cell, Amount]:
@@ -180,7 +237,7 @@ def roll_up(counted: Tally, changes: Sequence[Change]) -> list[Row]:
     """
     whole = _whole_layers(counted)
     groups: dict[tuple[Change, str, str], list[tuple[Cell, Amount]]] = defaultdict(list)
-    for cell, amount in counted.cells.items():
+    for cell, amount in counted.changed.items():
         if cell.change in changes:
             place = cell.place
             component = "" if (place.stack, place.layer) in whole else place.component
@@ -190,12 +247,14 @@ def roll_up(counted: Tally, changes: Sequence[Change]) -> list[Row]:
     return sorted(rows, key=lambda row: (order[row.change], -row.amount.bytes, row.where))
 
 
-def _whole_layers(counted: Tally) -> set[tuple[str, int | None]]:
+def _whole_layers(counted: Tally) -> set[Layer]:
     """The layers all of whose tensors share one change."""
-    seen: dict[tuple[str, int | None], set[Change]] = defaultdict(set)
-    for cell in counted.cells:
-        seen[cell.place.stack, cell.place.layer].add(cell.change)
-    return {key for key, changes in seen.items() if key[1] is not None and len(changes) == 1}
+    seen: dict[Layer, set[Change]] = defaultdict(set)
+    for cell in counted.changed:
+        if cell.place.layer is not None:
+            seen[cell.place.stack, cell.place.layer].add(cell.change)
+    of_one = {layer for layer, changes in seen.items() if len(changes) == 1}
+    return of_one - counted.layers_kept(of_one)
 
 
 def _row(change: Change, stack: str, component: str, entries: list[tuple[Cell, Amount]]) -> Row:

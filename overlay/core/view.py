@@ -12,7 +12,7 @@ from overlay.core.diffing import Change, Difference
 from overlay.core.families import Family, families
 from overlay.core.findings import Finding, errors
 from overlay.core.sidecar_diffing import SidecarChange
-from overlay.core.tallying import Row, Tally, roll_up, tally
+from overlay.core.tallying import Row, Tally, roll_up
 
 SHOWN = tuple(change for change in Change if change not in (Change.UNREAD, Change.IDENTICAL))
 """The changes that have rows, in their order."""
@@ -48,7 +48,7 @@ class View:
     @cached_property
     def counted(self) -> Tally:
         """The difference, counted."""
-        return tally(self.difference)
+        return Tally(self.difference)
 
     @cached_property
     def rows(self) -> list[Row]:

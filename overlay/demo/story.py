@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from overlay import api
@@ -11,12 +12,13 @@ from overlay.demo.layout import SCALED_DOWN, base_layout, donor_layout, mtp_tens
 from overlay.demo.replica import write_dense
 from overlay.errors import UsageError
 from overlay.formats.names import next_shard_name
+from overlay.report.blocks import Block, Heading, Table
 from overlay.report.text import applied_lines, lock_lines, plan_lines, verdict_lines
 from overlay.running.preparing import Request
 
 SEED = 52
 
-Say = Callable[[str], None]
+Say = Callable[[Block], None]
 
 _MANIFEST = """\
 overlay: 1
@@ -52,7 +54,7 @@ def run(folder: str, say: Say) -> bool:
     request = Request(sources=(manifest,))
     _command(say, f"overlay plan {manifest} -o {target}")
     status = os.statvfs(folder)
-    _tell(say, _middle(list(plan_lines(api.plan(request, target), status.f_bavail * status.f_frsize))))
+    _tell(say, _without_middle(plan_lines(api.plan(request, target), status.f_bavail * status.f_frsize)))
     _command(say, f"overlay apply {manifest} -o {target}")
     _tell(say, applied_lines(api.apply(request, target), target, manifest))
     good = _verify(target, say)
@@ -105,16 +107,18 @@ def _damage(shard: Path, say: Say) -> None:
 
 def _command(say: Say, line: str) -> None:
     say("")
-    say(f"$ {line}")
+    say(Heading(f"$ {line}"))
 
 
-def _tell(say: Say, lines: Iterable[str]) -> None:
-    for line in lines:
-        say(line)
+def _tell(say: Say, blocks: Iterable[Block]) -> None:
+    for block in blocks:
+        say(block)
 
 
-def _middle(lines: list[str]) -> list[str]:
-    """A long plan without its middle: 45 links look alike."""
-    if len(lines) <= 24:
-        return lines
-    return [*lines[:5], f"  … {len(lines) - 19} more", *lines[-14:]]
+def _without_middle(blocks: Iterable[Block]) -> Iterator[Block]:
+    """A plan whose table, if long, lacks its middle: 45 links look alike."""
+    for block in blocks:
+        if isinstance(block, Table) and len(block.rows) > 20:
+            left_out = ("…", f"{len(block.rows) - 16} more", "", "")
+            block = replace(block, rows=[*block.rows[:3], left_out, *block.rows[-13:]])
+        yield block

@@ -20,12 +20,12 @@ from __future__ import annotations
 import re
 import reprlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from itertools import chain
-from operator import itemgetter, sub
+from operator import itemgetter, mod, sub
 from typing import Any, Final, NamedTuple
 
 from overlay.formats import dtypes, strict_json
@@ -212,7 +212,10 @@ def _decode(text: bytes) -> dict[str, Any]:
         if not isinstance(table, dict):
             raise HeaderProblem(f"expected a JSON object, found {_kind(table)}")
         # Rule 1 of strict_json, with the keys of the two levels that a valid header has.
-        keys = len(table) + sum(len(entry) for entry in table.values() if isinstance(entry, dict))
+        entries: Collection[Any] = table.values()
+        if {*map(type, entries)} != {dict}:  # broken, or a null __metadata__
+            entries = [entry for entry in entries if isinstance(entry, dict)]
+        keys = len(table) + sum(map(len, entries))
         if text.count(b":") != keys:
             strict_json.decode_slowly(text)
     except strict_json.JsonProblem as error:
@@ -365,7 +368,7 @@ class _Columns:
             for name in self.names:
                 if not name or _CONTROL.search(name):
                     self.quirks.append(f"tensor name {name!r} is empty or holds control characters")
-        if any(begin % _ALIGNMENT[dtype] for dtype, begin in zip(self.dtypes, self.begins, strict=True)):
+        if any(map(mod, self.begins, map(_ALIGNMENT.__getitem__, self.dtypes))):
             for name, dtype, begin in zip(self.names, self.dtypes, self.begins, strict=True):
                 if begin % _ALIGNMENT[dtype]:
                     self.quirks.append(f"tensor {name!r} begins at {begin}, not aligned to {dtype}")

@@ -24,6 +24,7 @@ from overlay.formats.digest import sha256_of
 from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, explain_target_name, find_case_collisions
 from overlay.formats.problems import Document, FormatOne, Path, dotted, explain
 from overlay.formats.references import parse_reference
+from overlay.formats.steps import MAX_STEPS, PatternText, Step, check_step
 from overlay.formats.yaml_text import YamlProblem, YamlProblems, read_yaml
 
 FORMAT = 1
@@ -73,15 +74,19 @@ def _checked_dtype(name: str) -> str:
     return name
 
 
+def _checked_steps(steps: list[Step]) -> list[Step]:
+    if len(steps) > MAX_STEPS:
+        raise ValueError(f"expected at most {MAX_STEPS} steps, found {len(steps)}")
+    return steps
+
+
 ReferenceText = Annotated[str, AfterValidator(_checked_reference)]
 ShardName = Annotated[str, AfterValidator(_checked_shard)]
 FileName = Annotated[str, AfterValidator(_checked_file)]
 Dtype = Annotated[str, AfterValidator(_checked_dtype)]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=120)]
-PatternText = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Count = Annotated[int, Field(ge=0)]
-
-STEPS = ("copy", "rename", "cast", "dequantize", "quantize", "keep-experts", "fuse", "split")
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Expect(Document):
@@ -92,6 +97,19 @@ class Expect(Document):
     """Tensor data bytes, the header excluded."""
     dtypes: dict[Dtype, Count] | None = None
     """Tensors of each dtype; dtypes that are not named must not occur."""
+
+
+class Limits(Document):
+    """What a graft's lossy steps may lose, for each class of modules; more stops the build."""
+
+    relative_rms: Annotated[float, Field(gt=0)] | None = None
+    """Root mean square of the error, as a fraction of that of the weights."""
+    relative_max: Annotated[float, Field(gt=0)] | None = None
+    """Greatest error, as a fraction of the greatest magnitude."""
+    saturated: Fraction | None = None
+    """Elements beyond what the scale of their group can express, as a fraction of all."""
+    vanished: Fraction | None = None
+    """Groups of which nothing but zeros is left though they were not zero, as a fraction of all."""
 
 
 class Graft(Document):
@@ -105,9 +123,17 @@ class Graft(Document):
     """Which of the donor's tensors; without it the donor's shard of that very name is taken whole, as a link."""
     mode: Literal["add", "replace"] = "add"
     """`add`: a name that the base has is a conflict.  `replace`: it takes the base tensor's place."""
-    steps: list[dict[str, JsonValue]] = []
+    steps: Annotated[list[Step], AfterValidator(_checked_steps)] = []
     """Conversions in order; empty: the bytes are copied unchanged."""
+    limits: Limits | None = None
+    """What the steps may lose; without it they may lose anything."""
     expect: Expect = Expect()
+
+    @model_serializer(mode="wrap")
+    def _without_limits(self, render: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No limits leave no trace, so that the digests of manifests without them are those of older versions."""
+        rendered: dict[str, Any] = render(self)
+        return rendered if self.limits is not None else {k: v for k, v in rendered.items() if k != "limits"}
 
 
 class Drop(Document):
@@ -252,8 +278,8 @@ def _cross_check(manifest: Manifest) -> list[tuple[Path, str]]:
             known = ", ".join(manifest.donors) or "none"
             problems.append((("grafts", number, "from"), f"expected a donor ({known}), found {graft.from_!r}"))
         for position, step in enumerate(graft.steps):
-            if len(step) != 1 or next(iter(step)) not in STEPS:
-                problems.append((("grafts", number, "steps", position), f"expected one of {', '.join(STEPS)}"))
+            at: Path = ("grafts", number, "steps", position)
+            problems += [((*at, *path), message) for path, message in check_step(step, manifest.donors)]
     shards = [graft.shard for graft in manifest.grafts]
     for number, shard in enumerate(shards):
         if shard in shards[:number]:

@@ -155,7 +155,7 @@ class _Parser:
             self.at += 1  # lazy: whether something matches does not depend on it
         if _REPEAT.match(self.text, self.at):
             self._refuse("a single repetition")
-        if most is not None and not least <= most <= _MAX_COUNT or least > _MAX_COUNT:
+        if (most is not None and not least <= most <= _MAX_COUNT) or least > _MAX_COUNT:
             self._refuse(f"a repetition of at most {_MAX_COUNT}")
         nested = part.nested + (0 if (least, most) == (0, 1) else 1)
         if nested > _MAX_NESTED:
@@ -188,7 +188,7 @@ class _Parser:
         """The class or the character that an escape means, its backslash already taken."""
         character = self._take()
         if character.lower() in _CLASSES:
-            test = _CLASSES[character.lower()]
+            test: Test = _CLASSES[character.lower()]
             return test if character.islower() else lambda c: not test(c)
         if character in _PLAIN_ESCAPES:
             return _PLAIN_ESCAPES[character].__eq__

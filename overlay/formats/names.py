@@ -17,6 +17,9 @@ SINGLE_NAME: Final = "model.safetensors"
 """The shard of a checkpoint that has no index.  Loaders prefer it to an index that lies beside it."""
 
 SHARD_SUFFIX: Final = ".safetensors"
+REPOSITORY_MANIFEST: Final = "overlay.yaml"
+"""The manifest of a diff-only repository."""
+
 STATE_FOLDER: Final = ".overlay"
 """The folder in a target that holds its receipt; never part of the checkpoint."""
 

@@ -84,6 +84,9 @@ class QuantizationConfig:
     def scheme_for(self, module: str, class_name: str | None = None) -> WeightScheme | None:
         """How the weight of `module` is stored; None: unquantised.
 
+        A target that is the module's name decides first, then the expressions, then the class.  What is no linear layer
+        is quantised only where its name is a target, since an expression seldom means a norm that it happens to describe.
+
         Args:
             module: the module's path, such as ``model.layers.78.mlp.experts.0.up_proj``.
             class_name: its class; decided by its name where it is not known (`is_linear`).
@@ -91,13 +94,17 @@ class QuantizationConfig:
         Raises:
             RegexProblem: the name is too long for the expressions to be evaluated.
         """
-        if self._excludes(module):
+        if self._excluded.describe(module):
             return None
-        by_name = next((group for group in self.groups if self._names[group.name].describe(module)), None)
-        if by_name is not None:
-            return by_name.scheme
         kind = class_name if class_name is not None else LINEAR if is_linear(module) else ""
-        return next((group.scheme for group in self.groups if kind in group.targets), None)
+        tests: list[Callable[[Group], bool]] = [lambda group: module in group.targets]
+        if kind == LINEAR:
+            tests += [lambda group: self._names[group.name].describe(module), lambda group: LINEAR in group.targets]
+        for test in tests:
+            for group in self.groups:
+                if test(group):
+                    return group.scheme
+        return None
 
     @cached_property
     def _names(self) -> dict[str, _Names]:
@@ -106,9 +113,6 @@ class QuantizationConfig:
     @cached_property
     def _excluded(self) -> _Names:
         return _Names(self.ignore, _DESCRIBING[self.method])
-
-    def _excludes(self, module: str) -> bool:
-        return self._excluded.describe(module)
 
 
 def is_linear(module: str) -> bool:

@@ -20,7 +20,7 @@ Format = Literal[
 ]
 """A format that weights can be quantised to, and dequantised from."""
 
-DecodedFormat = Format | Literal["awq", "gptq"]
+DecodedFormat = Literal[Format, "awq", "gptq"]
 """A format that weights can be dequantised from."""
 
 FLOATS: Final = ("BF16", "F16", "F32")
@@ -53,7 +53,7 @@ class WeightScheme:
     @property
     def label(self) -> str:
         """The scheme in a few words, such as ``pack-quantized int4 g32 asym``."""
-        words = [self.format]
+        words: list[str] = [self.format]
         if self.format == "pack-quantized":
             words.append(f"int{self.bits}")
             words.append(f"g{self.group_size}" if self.group_size else "channel")

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from overlay.core.claims import Judged
 from overlay.core.diffing import Change
 from overlay.core.sidecar_diffing import SidecarChange
 from overlay.core.tallying import Amount, Row, total
 from overlay.core.view import View
+from overlay.report.blocks import Block, Heading, Marked, Table, Verbatim
 from overlay.report.escape import printable
-from overlay.report.text import finding_lines, in_bytes, table
+from overlay.report.text import finding_lines, in_bytes
 
 _WORDS = {
     Change.REMOVED: "dropped",
@@ -22,26 +22,27 @@ _MAX_DETAILS = 6
 _MAX_TENSOR_LINES = 100_000
 
 
-def comparison_lines(view: View, *, tensors: bool = False) -> Iterator[str]:
+def comparison_lines(view: View, *, tensors: bool = False) -> Iterator[Block]:
     """A difference for people: totals, the changes rolled up, sidecars, claims, findings."""
     old, new = view.difference.old.label, view.difference.new.label
-    yield f"{view.kind} {new}" if view.alone else f"{view.kind} {old} -> {new}"
-    yield from table([_total_cells(change, amount) for change, amount in _present(view).items()])
+    yield Heading(f"{view.kind} {new}" if view.alone else f"{view.kind} {old} -> {new}")
+    yield Table([_total_cells(change, amount) for change, amount in _present(view).items()], numbers=(1, 2, 3), kinds=0)
     if view.rows:
-        yield "changes"
-        yield from table([_row_cells(row) for row in view.rows])
+        yield Heading("changes")
+        yield Table([_row_cells(row) for row in view.rows], numbers=(2, 3), flexible=(1, 4), kinds=0)
     if tensors:
-        yield "tensors"
-        yield from (f"  {line}" for line in tensor_lines(view))
+        yield Heading("tensors")
+        yield from tensor_lines(view, "  ")
     if view.sidecars:
-        yield "sidecars"
+        yield Heading("sidecars")
         for change in view.sidecars:
             yield from _sidecar_lines(change)
     if view.claims:
-        yield "claims"
-        yield from table([(c.standing.value, f'"{c.text}"', f"({c.source})", c.reason) for c in view.claims])
+        rows = [(c.standing.value, f'"{c.text}"', f"({c.source})", c.reason) for c in view.claims]
+        yield Heading("claims")
+        yield Table(rows, flexible=(1, 3), kinds=0)
     if view.findings:
-        yield "findings"
+        yield Heading("findings")
         yield from finding_lines(view.findings)
     yield verdict(view)
     if view.difference.unread and not view.alone:
@@ -71,14 +72,15 @@ def verdict(view: View) -> str:
     )
 
 
-def tensor_lines(view: View) -> Iterator[str]:
+def tensor_lines(view: View, indent: str = "") -> Iterator[str]:
     """One line a tensor that changed, as diff(1) marks them."""
     marks = {Change.ADDED: "+", Change.REMOVED: "-"}
     for change, name, old, new, was in view.difference.changes[:_MAX_TENSOR_LINES]:
         origin = f" (was {was})" if change is Change.RENAMED else ""
-        yield f"{marks.get(change, '~')} {word_of(change)} {name}{origin} {_shards(old, new)}"
+        mark = f"{indent}{marks.get(change, '~')} "
+        yield Marked(mark, word_of(change), f" {name}{origin} {_shards(old, new)}")
     if len(view.difference.changes) > _MAX_TENSOR_LINES:
-        yield f"and {len(view.difference.changes) - _MAX_TENSOR_LINES:,} more; --json lists all"
+        yield f"{indent}and {len(view.difference.changes) - _MAX_TENSOR_LINES:,} more; --json lists all"
 
 
 def word_of(change: Change) -> str:
@@ -150,6 +152,10 @@ def by_dtype(view: View) -> list[dict[str, Any]]:
 
 def comparison_markdown(view: View, *, tensors: bool = False) -> Iterator[str]:
     """A difference as Markdown, for an issue, a pull request or a card."""
+    yield from map(Verbatim, _markdown(view, tensors))
+
+
+def _markdown(view: View, tensors: bool) -> Iterator[str]:
     old, new = view.difference.old.label, view.difference.new.label
     yield f"### {_md(new)}" if view.alone else f"### {_md(old)} → {_md(new)}"
     yield ""
@@ -193,7 +199,7 @@ def _dtypes(row: Row) -> str:
 
 
 def _sidecar_lines(change: SidecarChange) -> Iterator[str]:
-    yield f"  {change.name}  {change.kind}: {change.summary}"
+    yield Marked(f"  {change.name}  ", change.kind, f": {change.summary}")
     for detail in change.details[:_MAX_DETAILS]:
         sides = " -> ".join("(none)" if side is None else side for side in (detail.old, detail.new))
         yield f"    {detail.where}: {sides}"
@@ -228,6 +234,3 @@ def _md_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterat
     if body:
         yield from ("", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}")
         yield from (f"| {' | '.join(row)} |" for row in body)
-
-
-__all__ = ["Judged", "comparison_document", "comparison_lines", "comparison_markdown"]

@@ -1,37 +1,36 @@
-"""A description of a checkpoint as plain text, for terminals of any width."""
+"""A description of a checkpoint as text."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from overlay.core.describing import Description, ranges
 from overlay.core.modules import ExpertGroup, ModuleClass
 from overlay.formats.quant_config import QuantConfig
-from overlay.report.text import in_bytes, table
-
-_LEAST_WIDTH: Final = 24
-"""A last column narrower than this is not wrapped but left to run over."""
+from overlay.report.blocks import Block, Heading, Table
+from overlay.report.text import in_bytes
 
 
-def description_lines(description: Description, shards: bool, width: int = 160) -> Iterator[str]:
+def description_lines(description: Description, shards: bool) -> Iterator[Block]:
     """What a checkpoint is made of: what it declares and what is there, then its modules by component and scheme.
 
     Args:
         description: the checkpoint.
         shards: whether to list the shards, too.
-        width: columns of the terminal.
     """
-    yield description.label
-    yield from _columns([*_model_rows(description), *_quantisation_rows(description), *_size_rows(description)], width)
+    yield Heading(description.label)
+    yield Table([*_model_rows(description), *_quantisation_rows(description), *_size_rows(description)])
     if description.classes:
-        yield "modules"
-        yield from _columns([_HEADINGS, *(_class_row(row, description) for row in description.classes)], width)
+        rows = [_HEADINGS, *(_class_row(row, description) for row in description.classes)]
+        yield Heading("modules")
+        yield Table(rows, numbers=(2, 3), flexible=(0, 1, 4), headed=True)
     if shards:
-        yield "shards"
-        yield from table([(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards])
-        yield from table([(name, f"{count} tensors", "elsewhere") for name, count in description.elsewhere])
+        rows = [(s.name, f"{s.tensors} tensors", in_bytes(s.data_bytes)) for s in description.shards]
+        away = [(name, f"{count} tensors", "elsewhere") for name, count in description.elsewhere]
+        yield Heading("shards")
+        yield Table(rows, numbers=(1, 2), flexible=(0,))
+        yield Table(away, numbers=(1,), flexible=(0,))
 
 
 _HEADINGS: Final = ("component", "scheme", "modules", "bytes", "layers")
@@ -117,15 +116,3 @@ def _class_row(row: ModuleClass, description: Description) -> tuple[str, ...]:
     main = max(description.classes, key=lambda other: other.bytes if other.stack else -1).stack
     component = row.component if row.stack in ("", main) else f"{row.stack}: {row.component}"
     return component, row.scheme.label, str(row.modules), in_bytes(row.bytes), ranges(row.layers)
-
-
-def _columns(rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """A table whose last column is wrapped to what is left of `width`."""
-    left = width - 2 - sum(max(len(row[at]) for row in rows) + 2 for at in range(len(rows[0]) - 1))
-    wrapped: list[Sequence[str]] = []
-    for row in rows:
-        lines = textwrap.wrap(row[-1], left, break_long_words=False) if left >= _LEAST_WIDTH else [row[-1]]
-        first, *others = lines or [""]
-        wrapped.append([*row[:-1], first])
-        wrapped += [[*[""] * (len(row) - 1), line] for line in others]
-    yield from table(wrapped)

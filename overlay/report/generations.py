@@ -1,11 +1,12 @@
-"""Generations as plain text: how a target stands, what it was, and what undoing did."""
+"""Generations as text: how a target stands, what it was, and what undoing did."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from overlay.core.generations import Generation
-from overlay.report.text import finding_lines, in_bytes, table
+from overlay.report.blocks import Block, Heading, Marked, Table
+from overlay.report.text import finding_lines, in_bytes
 from overlay.running.examining import Status
 from overlay.running.undoing import Undone
 
@@ -15,18 +16,19 @@ _PREFIX = 12
 
 def status_lines(status: Status) -> Iterator[str]:
     """The state first, then why."""
-    words = ", ".join(status.states)
+    state, *others = (state.value for state in status.states)
     old = [str(number) for number in status.generations if number != status.generation]
     kept = f"kept: {', '.join(old)}" if old else "none kept"
     current = f"generation {status.generation}" if status.generation is not None else "no generation"
-    yield f"{words}: {status.target} ({current}; {kept})"
+    rest = "".join(f", {other}" for other in others)
+    yield Marked("", state, f"{rest}: {status.target} ({current}; {kept})")
     yield from finding_lines(status.findings)
 
 
-def history_lines(target: str, known: Sequence[Generation]) -> Iterator[str]:
+def history_lines(target: str, known: Sequence[Generation]) -> Iterator[Block]:
     """A line a generation, the newest last."""
-    yield target
-    yield from table([_row(generation) for generation in known])
+    yield Heading(target)
+    yield Table([_row(generation) for generation in known], numbers=(1, 3, 4), flexible=(2, 5, 6), kinds=7)
     if not any(generation.current for generation in known):
         yield f"there is no target: overlay undo {target} brings the newest generation back"
 
@@ -41,7 +43,7 @@ def undone_lines(undone: Undone) -> Iterator[str]:
     if undone.replaced is not None:
         yield f"generation {undone.replaced} is kept: overlay undo {undone.target} --to {undone.replaced}"
     for name in undone.left:
-        yield f"note: {name}, which overlay did not place, stays in generation {undone.replaced}"
+        yield Marked("", "note", f": {name}, which overlay did not place, stays in generation {undone.replaced}")
     yield from finding_lines(undone.findings)
 
 

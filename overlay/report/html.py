@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -17,18 +17,17 @@ from typing import Any, Final, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from overlay.core.checkpoint import Checkpoint
 from overlay.core.claims import Judged
 from overlay.core.codes import CODES, Meaning
 from overlay.core.diffing import Change
 from overlay.core.families import Family
 from overlay.core.findings import Finding
 from overlay.core.tallying import Amount, contents, total
+from overlay.core.view import View
 from overlay.report.comparison import word_of
 from overlay.report.html_chart import HUES, NARROW, SIGNS, WIDE, charts_of, clipped, hue_of, short
 from overlay.report.html_map import MARKS, Mark, map_of, missing_layers
 from overlay.report.text import in_bytes
-from overlay.report.view import View
 
 MAX_FAMILIES: Final = 2500
 _FAMILY_TEXT: Final = 700_000
@@ -192,7 +191,7 @@ def sides_of(view: View) -> list[Side]:
     """Both checkpoints by dtype, to one scale; the one that there is, of an audit without a base."""
     pair = view.difference.old, view.difference.new
     words = ("base", "checkpoint") if view.kind == "audit" else ("old", "new")
-    found = [_by_dtype(checkpoint) for checkpoint in pair]
+    found = [contents(checkpoint) for checkpoint in pair]
     largest = max(total(amounts.values()).bytes for amounts in found) or 1
     weights = {dtype: sum(side[dtype].bytes for side in found if dtype in side) for side in found for dtype in side}
     order = sorted(weights, key=lambda dtype: (-weights[dtype], dtype))
@@ -208,14 +207,6 @@ def sides_of(view: View) -> list[Side]:
         for word, checkpoint, amounts in zip(words, pair, found, strict=True)
         if not (view.alone and word == "base")
     ]
-
-
-def _by_dtype(checkpoint: Checkpoint) -> Mapping[str, Amount]:
-    """What a checkpoint holds of each dtype."""
-    amounts: dict[str, list[Amount]] = defaultdict(list)
-    for (_, dtype), amount in contents(checkpoint).items():
-        amounts[dtype].append(amount)
-    return {dtype: total(parts) for dtype, parts in amounts.items()}
 
 
 def explain(findings: Iterable[Finding]) -> list[Explained]:

@@ -1,8 +1,8 @@
-"""Plain text for people: the same words with and without a terminal, readable without colour."""
+"""Text for people: the same words with and without a terminal, readable without colour."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Final
 
@@ -11,6 +11,7 @@ from overlay.core.mending import Mended
 from overlay.core.planning import Action, Plan
 from overlay.formats.lock import Lock
 from overlay.formats.names import INDEX_NAME
+from overlay.report.blocks import Block, Heading, Marked, Table
 from overlay.running.applying import Applied
 from overlay.running.mending import Fixed
 from overlay.running.verifying import Verdict
@@ -29,17 +30,18 @@ def in_bytes(count: int) -> str:
     return f"{size:.2f} TB"
 
 
-def plan_lines(plan: Plan, free: int) -> Iterator[str]:
+def plan_lines(plan: Plan, free: int) -> Iterator[Block]:
     """A plan, action by action."""
-    yield f"plan for {plan.target} ({plan.name})"
+    yield Heading(f"plan for {plan.target} ({plan.name})")
     if not plan.actions:
         yield "nothing to do: the target is what the manifest describes"
         return
     for reason in plan.reasons:
         yield f"  because {reason}"
-    yield from table([(a.do, a.name, in_bytes(a.size), _origin_of(a)) for a in plan.actions])
+    rows = [(a.do, a.name, in_bytes(a.size), _origin_of(a)) for a in plan.actions]
+    yield Table(rows, numbers=(2,), kinds=0)
     for note in plan.notes:
-        yield f"  note: {note}"
+        yield Marked("  ", "note", f": {note}")
     yield (
         f"{plan.tensors} tensors, total_size {plan.total_size}; links {in_bytes(plan.bytes_to_link)}, "
         f"writes {in_bytes(plan.bytes_to_write)} of {in_bytes(free)} free"
@@ -65,7 +67,7 @@ def applied_lines(applied: Applied, target: str, source: str) -> Iterator[str]:
         yield f"{target}: nothing to do, it is what the manifest describes"
     else:
         for note in applied.notes:
-            yield f"note: {note}"
+            yield Marked("", "note", f": {note}")
         how: dict[str, list[int]] = {}
         for placed in receipt.files.values():
             how.setdefault(placed.how, []).append(placed.size)
@@ -89,10 +91,7 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     what = f"{_count(verdict.shards, 'shard')}, {verdict.tensors} tensors"
     if verdict.level == "content":
         what += f", {in_bytes(verdict.hashed_bytes)} hashed, {_count(verdict.compared, 'digest')} compared"
-    if verdict.ok:
-        yield f"ok at level {verdict.level}: {verdict.subject} ({what})"
-    else:
-        yield f"not ok at level {verdict.level}: {verdict.subject} ({what})"
+    yield Marked("", "ok" if verdict.ok else "not ok", f" at level {verdict.level}: {verdict.subject} ({what})")
     if verdict.ok and verdict.level == "content" and verdict.uncompared:
         yield f"{_count(len(verdict.uncompared), 'file')} without an expected digest: overlay lock records one"
     elif verdict.ok and verdict.level != "content":
@@ -107,12 +106,12 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     for code, same in groupby(ranked, key=lambda f: f.code):
         listed = list(same)
         for finding in listed[:_FEW]:
-            yield f"{finding.severity.value}: {finding.line}"
+            yield Marked("", finding.severity.value, f": {finding.line}")
         if len(listed) > _FEW:
             yield f"  and {len(listed) - _FEW:,} more {code}; --json lists all"
         if listed[0].engines:
             yield f"  engines: {_behaviours(listed[0].engines)}"
-        yield f"  hint: {listed[0].hint}"
+        yield Marked("  ", "hint", f": {listed[0].hint}")
 
 
 def _behaviours(engines: Mapping[str, str]) -> str:
@@ -176,13 +175,3 @@ _PAST = {
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as their widest cell; the last one is left ragged."""
-    if not rows:
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
-        yield ("  " + "  ".join(cells)).rstrip()

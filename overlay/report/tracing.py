@@ -1,15 +1,15 @@
-"""What a finding means, and where a tensor came from, as plain text."""
+"""What a finding means, and where a tensor came from, as text."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Final
 
 from overlay.core.codes import CODES, Meaning
 from overlay.core.tracing import Held, Origin, Trace
-from overlay.report.text import in_bytes, table
+from overlay.report.blocks import Block, Heading, Marked, Table
+from overlay.report.text import in_bytes
 
 _FAMILIES: Final = {
     "SHD": "shards and headers",
@@ -45,32 +45,31 @@ def meaning_document(code: str, meaning: Meaning) -> dict[str, Any]:
     }
 
 
-def meaning_lines(code: str, meaning: Meaning, width: int) -> Iterator[str]:
+def meaning_lines(code: str, meaning: Meaning) -> Iterator[Block]:
     """What a code means, what engines do then, and what to do about it."""
-    yield f"{code} ({meaning.severity.value}): {meaning.title}"
-    if meaning.detail:
-        yield from _wrapped(meaning.detail, width)
-    yield from _wrapped(f"what to do: {meaning.hint}", width)
+    yield Marked(f"{code} (", meaning.severity.value, f"): {meaning.title}")
+    paragraphs = (meaning.detail, f"what to do: {meaning.hint}")
+    yield Table([(paragraph,) for paragraph in paragraphs if paragraph])
     if meaning.engines:
-        yield "engines"
-        yield from _engine_lines(meaning.engines, width)
+        yield Heading("engines")
+        yield Table(list(meaning.engines.items()))
     if meaning.references:
-        yield "references"
+        yield Heading("references")
         yield from (f"  {reference}" for reference in meaning.references)
 
 
-def register_lines() -> Iterator[str]:
+def register_lines() -> Iterator[Block]:
     """Every code with its title, by family."""
     for family, codes in groupby(sorted(CODES), key=lambda code: code[:3]):
-        yield f"{family}: {_FAMILIES.get(family, family)}"
-        yield from table([(code, CODES[code].severity.value, CODES[code].title) for code in codes])
+        yield Heading(f"{family}: {_FAMILIES.get(family, family)}")
+        yield Table([(code, CODES[code].severity.value, CODES[code].title) for code in codes], kinds=1)
 
 
-def trace_lines(trace: Trace) -> Iterator[str]:
+def trace_lines(trace: Trace) -> Iterator[Block]:
     """A tensor: where it lies, what belongs to it, where it came from."""
     at = trace.at
-    yield trace.tensor
-    yield from table(
+    yield Heading(trace.tensor)
+    yield Table(
         [
             ("shard", at.file.name),
             ("bytes", f"{at.begin} to {at.end} ({in_bytes(at.end - at.begin)})"),
@@ -82,7 +81,7 @@ def trace_lines(trace: Trace) -> Iterator[str]:
             *_origin_rows(trace.origin),
         ]
     )
-    yield from (f"note: {note}" for note in trace.origin.notes)
+    yield from (Marked("", "note", f": {note}") for note in trace.origin.notes)
 
 
 def _origin_rows(origin: Origin) -> Iterator[tuple[str, str]]:
@@ -104,15 +103,3 @@ def _origin_rows(origin: Origin) -> Iterator[tuple[str, str]]:
 
 def _place(held: Held) -> str:
     return f"{held.file}, bytes {held.begin} to {held.end}"
-
-
-def _engine_lines(engines: Mapping[str, str], width: int) -> Iterator[str]:
-    longest = max(map(len, engines)) + 2
-    for engine, does in engines.items():
-        first, *others = textwrap.wrap(does, max(24, width - longest - 2)) or [""]
-        yield f"  {engine.ljust(longest)}{first}"
-        yield from (f"  {'':{longest}}{line}" for line in others)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, max(24, min(width, 100)), initial_indent="  ", subsequent_indent="  ")

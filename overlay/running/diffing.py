@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from overlay.core.checking import check
 from overlay.core.checkpoint import Checkpoint, Sidecar
@@ -16,11 +17,13 @@ from overlay.core.progress import Reporter
 from overlay.core.sidecar_diffing import SidecarChange, added_file, diff_sidecar, removed_file
 from overlay.core.view import View
 from overlay.errors import InvalidInput
+from overlay.formats.names import REPOSITORY_MANIFEST
 from overlay.running.comparing import compare_content
 from overlay.running.locating import Places, locate, open_checkpoint
-from overlay.running.opening import Opened, open_manifest
-from overlay.running.preparing import DIFF_REPO_MANIFEST
 from overlay.storage.local import SharedHeaders, read_file, sizes_of
+
+if TYPE_CHECKING:
+    from overlay.running.opening import Opened
 
 
 def diff_checkpoints(old: str, new: str, places: Places, *, content: bool, jobs: int = 0, reporter: Reporter) -> View:
@@ -53,6 +56,8 @@ def open_whole(reference: str, places: Places, *, shared: SharedHeaders | None =
     """
     manifest = manifest_of(reference)
     if manifest:
+        from overlay.running.opening import open_manifest  # manifests take 0.1 s to import that few comparisons need
+
         return composed(open_manifest(manifest, places), reference)
     seen = open_checkpoint(reference, locate(reference, "."), places, shared=shared)
     require_whole(seen)
@@ -63,7 +68,7 @@ def manifest_of(reference: str) -> str:
     """The manifest that `reference` means: the file itself, or the one in a diff-only repository; "" for none."""
     if reference.endswith((".yaml", ".yml")) and os.path.isfile(reference):
         return reference
-    inside = os.path.join(reference, DIFF_REPO_MANIFEST)
+    inside = os.path.join(reference, REPOSITORY_MANIFEST)
     return inside if os.path.isfile(inside) else ""
 
 

@@ -24,7 +24,7 @@ from overlay.formats import strict_json
 from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.index import new_index
 from overlay.formats.manifest import FileChange, Manifest, parse_manifest
-from overlay.formats.names import INDEX_NAME, following_shard_names
+from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, following_shard_names
 from overlay.formats.patterns import Pattern, select
 from overlay.running.comparing import compare_content
 from overlay.storage.local import read_file
@@ -32,7 +32,6 @@ from overlay.storage.shard_writer import write_shard
 from overlay.storage.staging import Stage, staged
 from overlay.storage.targets import look_at_target
 
-MANIFEST_NAME = "overlay.yaml"
 _DONOR = "diff"
 _OF_MANIFESTS = (".yaml", ".yml", ".lock.json")
 _APART = "sidecars"
@@ -108,11 +107,11 @@ def extract(
                 "files": files,
             }
         )
-        stage.write(MANIFEST_NAME, render_manifest(manifest))
+        stage.write(REPOSITORY_MANIFEST, render_manifest(manifest))
         stage.commit()
     return Extracted(
         manifest=manifest,
-        path=os.path.join(target, MANIFEST_NAME),
+        path=os.path.join(target, REPOSITORY_MANIFEST),
         added=len(named[Change.ADDED]),
         replaced=len(rewritten),
         dropped=len(named[Change.REMOVED]),

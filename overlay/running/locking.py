@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -12,13 +11,11 @@ from overlay.core.parts import BuiltShard, Composition, LinkedShard, TensorSourc
 from overlay.core.pinning import Measured, compare, expected_digests, make_lock
 from overlay.core.progress import Reporter
 from overlay.core.trimming import header_of
-from overlay.errors import Conflict, Mismatch, UsageError
+from overlay.errors import Conflict, Mismatch
 from overlay.formats.digest import Digests
 from overlay.formats.lock import Lock, LockLevel
 from overlay.running.opening import Opened
 from overlay.running.proving import Proofs, prove
-from overlay.storage.files import explain_os_error
-from overlay.storage.folders import fsync_folder
 from overlay.storage.shard_writer import digest_shard, digest_trimmed
 
 
@@ -79,31 +76,6 @@ def refuse(findings: Iterable[Finding], subject: str) -> None:
     if lines:
         hint = f"fetch what differs again, or accept it: overlay lock {subject} --upgrade"
         raise Mismatch(lines[0], hint=hint, others=tuple(lines[1:20]))
-
-
-def write_document(path: str, data: bytes) -> None:
-    """Put a manifest or lock at `path` in one step: sibling, fsync, rename, fsync of the folder.
-
-    Raises:
-        EnvironmentFault: it cannot be written; what was there is still there, or the new text may not outlive a power cut.
-    """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        fsync_folder(os.path.dirname(os.path.abspath(path)))
-    except BaseException as error:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            hint = f"mkdir -p {os.path.dirname(path)}"
-            raise UsageError("expected an existing folder to write it in", subject=path, hint=hint) from None
-        if isinstance(error, OSError):
-            raise explain_os_error(error, path) from None
-        raise
 
 
 def check_made(opened: Opened, composition: Composition, reporter: Reporter) -> list[Finding]:

@@ -20,8 +20,8 @@ from overlay.errors import Conflict, UsageError
 from overlay.formats.index import MAX_INDEX_BYTES, parse_index
 from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, SINGLE_NAME
 from overlay.running.locating import Places, open_checkpoint
-from overlay.running.locking import write_document
 from overlay.running.verifying import Verdict, check_config, read_shards, verify_directory
+from overlay.storage.documents import write_document
 from overlay.storage.local import read_file
 
 _MANIFEST_SUFFIXES = (".yaml", ".yml")

@@ -13,6 +13,7 @@ from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen
 from overlay.errors import Conflict, InvalidInput, UsageError
 from overlay.formats import strict_json
+from overlay.formats.names import REPOSITORY_MANIFEST
 from overlay.running.locating import Places
 from overlay.running.locking import hold_against_lock, prove_composition
 from overlay.running.opening import Opened, lock_path, open_manifest, open_pair, stack
@@ -23,7 +24,6 @@ from overlay.storage.generations import history_folder
 from overlay.storage.linking import LinkMode
 from overlay.storage.targets import look_at_target
 
-DIFF_REPO_MANIFEST: Final = "overlay.yaml"
 _MAX_PLAN_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -141,7 +141,7 @@ def _open_source(source: str, request: Request) -> Opened:
 def _manifest_in(folder: str) -> str | None:
     """A diff-only repository's manifest: the YAML file whose lock lies beside it, or ``overlay.yaml``."""
     for name in sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))):
-        if name == DIFF_REPO_MANIFEST or os.path.exists(lock_path(os.path.join(folder, name))):
+        if name == REPOSITORY_MANIFEST or os.path.exists(lock_path(os.path.join(folder, name))):
             return os.path.join(folder, name)
     return None
 

@@ -17,9 +17,12 @@ BLOCK_ELEMENTS: Final = 1 << 18
 has fewer than ten such at a time."""
 
 
-def row_blocks(rows: int, columns: int, *, multiple: int = 1) -> Iterator[slice]:
-    """The rows of a matrix in order, as slices of about `BLOCK_ELEMENTS` elements and a multiple of `multiple` rows."""
-    step = max(1, BLOCK_ELEMENTS // max(1, columns) // multiple) * multiple
+def row_blocks(rows: int, columns: int, *, multiple: int = 1, blocks: int = 1) -> Iterator[slice]:
+    """The rows of a matrix in order, as slices of about `BLOCK_ELEMENTS` elements and a multiple of `multiple` rows.
+
+    Stripes of several `blocks` are for what is small beside the elements, and slow to do in many small steps.
+    """
+    step = max(1, BLOCK_ELEMENTS * blocks // max(1, columns) // multiple) * multiple
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

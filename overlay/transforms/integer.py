@@ -33,6 +33,9 @@ from overlay.transforms.problems import TransformProblem
 WORD: Final = 32
 """Bits of a word of packed codes."""
 
+_STRIPE: Final = 8
+"""Blocks whose scales are computed together."""
+
 
 class PackedIntegers(NamedTuple):
     """The partners of one weight; the fields are the suffixes of their names.  A symmetric scheme has no zero points."""
@@ -69,25 +72,20 @@ def quantise_packed_integers(
     packed = torch.empty(rows, _words(columns, bits), dtype=torch.int32, device=weight.device)
     scale = torch.empty(rows, columns // group, dtype=weight.dtype, device=weight.device)
     zeros = torch.zeros(rows, columns // group, dtype=torch.int8, device=weight.device)
-    for span in row_blocks(rows, columns):
-        groups = weight[span].reshape(-1, group)
-        scales, zero = _observe(groups, bits, symmetric)
-        codes = _encode(groups, scales, zero, bits)
-        _pack_rows(codes.view(-1, columns), bits, packed[span])
-        scale[span] = scales.view(-1, columns // group)
+    for stripe in row_blocks(rows, columns, blocks=_STRIPE):
+        scales, zero = _observe(weight[stripe], group, bits, symmetric)
+        _encode_rows(weight[stripe], scales, zero, bits, packed[stripe])
+        scale[stripe] = scales
         if zero is not None:
-            zeros[span] = zero.view(-1, columns // group)
+            zeros[stripe] = zero
     shape = torch.tensor([rows, columns], dtype=torch.int64, device=weight.device)
     return PackedIntegers(packed, scale, None if symmetric else pack_codes(zeros, bits, dim=0), shape)
 
 
-def _observe(groups: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
-    """Scales and zero points [m] of `groups` [m, G], in its dtype and rounded to it at every step."""
-    dtype, half = groups.dtype, 2 ** (bits - 1)
-    # Along a row, torch's minimum of BF16 or F16 is many times slower than a cast and the minimum of F32.
-    wide = groups.to(torch.float32)
-    low = wide.amin(dim=1).clamp_(max=0).to(dtype)
-    high = wide.amax(dim=1).clamp_(min=0).to(dtype)
+def _observe(weight: Tensor, group: int, bits: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
+    """Scales and zero points [r, K/G] of the rows of `weight`, in its dtype and rounded to it at every step."""
+    half = 2 ** (bits - 1)
+    low, high = _extremes(weight, group)
     zeros = None
     if symmetric:
         scales = torch.maximum(low.neg_(), high).div_((2 * half - 1) / 2)
@@ -96,17 +94,28 @@ def _observe(groups: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor
         zeros = low.div_(scales).neg_().sub_(half).clamp_(-half, half - 1).round_()
     least, most = map(float, scales.aminmax())
     if not math.isfinite(most):
-        _explain_infinite(wide, scales)
+        _explain_infinite(weight, scales)
     if least == 0:
         # The zero point of a group of zeros came out of 0 / 0.
         zeros = None if zeros is None else zeros.nan_to_num_(nan=0)
-        scales.masked_fill_(scales == 0, torch.finfo(dtype).eps)
+        scales.masked_fill_(scales == 0, torch.finfo(weight.dtype).eps)
     return scales, zeros
 
 
-def _explain_infinite(groups: Tensor, scales: Tensor) -> None:
+def _extremes(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Least and greatest values [r, K/G] of the groups of `weight`, or zero where they lie beyond it, in its dtype."""
+    low, high = weight.new_empty(2, weight.shape[0], weight.shape[1] // group)
+    for span in row_blocks(*weight.shape):
+        # Along a row, torch's minimum of BF16 or F16 is many times slower than a cast and the minimum of F32.
+        groups = weight[span].to(torch.float32).view(-1, low.shape[1], group)
+        low[span] = groups.amin(dim=2)
+        high[span] = groups.amax(dim=2)
+    return low.clamp_(max=0), high.clamp_(min=0)
+
+
+def _explain_infinite(weight: Tensor, scales: Tensor) -> None:
     """Refuse: either the weight is not finite, or the range of a group is beyond its dtype."""
-    checking.require_finite_weight("weight", groups)
+    checking.require_finite_weight("weight", torch.stack(weight.to(torch.float32).aminmax()))
     checking.require_no_overflow("weight_scale", scales)
 
 
@@ -120,6 +129,16 @@ _ROUNDING: Final = {
 Adding it rounds a value to a whole number, ties to even, and leaves that number in the low bits: what `round` and a cast
 to integers do in two slower steps.
 """
+
+
+def _encode_rows(weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, packed: Tensor) -> None:
+    """Encode the rows of `weight` with scales and zero points, [r, K/G] each, into `packed`, I32 [r, words]."""
+    rows, columns = weight.shape
+    for span in row_blocks(rows, columns):
+        groups = weight[span].reshape(-1, columns // scales.shape[1])
+        zero = None if zeros is None else zeros[span].reshape(-1)
+        codes = _encode(groups, scales[span].reshape(-1), zero, bits)
+        _pack_rows(codes.view(-1, columns), bits, packed[span])
 
 
 def _encode(groups: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
@@ -153,9 +172,9 @@ def dequantise_packed_integers(
         TransformProblem: dtypes or shapes that do not fit, a scale that is not finite, or a value beyond `dtype`.
     """
     _require_bits(bits)
+    rows, columns = _require_partners(weight_packed, weight_scale, weight_shape, bits)
     target = weight_scale.dtype if dtype is None else dtype
     checking.require_target(target)
-    rows, columns = _require_partners(weight_packed, weight_scale, weight_shape, bits)
     groups = weight_scale.shape[1]
     zeros = _unpack_zeros(weight_zero_point, rows, groups, bits)
     weight = torch.empty(rows, columns, dtype=target, device=weight_packed.device)

@@ -24,7 +24,7 @@ def tensor(case: str, name: str) -> Tensor:
 
 def raw(value: Tensor) -> Tensor:
     """The bytes of `value`, so that minus zero differs from zero."""
-    return value.contiguous().reshape(-1).view(torch.uint8)
+    return torch.empty(value.numel(), dtype=value.dtype).copy_(value.reshape(-1)).view(torch.uint8)
 
 
 def same(expected: Tensor, observed: Tensor) -> bool:

@@ -1,0 +1,74 @@
+"""The story: one short function a verb.  Read these modules first.
+
+Every verb looks (`running.opening`), decides (`core`), and acts (`running`, `storage`) in that order; nothing is written
+before everything was decided, and the base is never opened for writing.
+
+The modules are imported when one of their verbs is asked for: parsing manifests costs 0.1 s that `diff` need not wait for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from overlay.api.assembling import (
+        Locked,
+        apply,
+        history,
+        init,
+        init_derived,
+        lock,
+        plan,
+        schema,
+        status,
+        undo,
+    )
+    from overlay.api.comparing import audit, diff, write_page
+    from overlay.api.looking import explain_code, inspect, mend, trace, verify
+    from overlay.running.auditing import Question
+    from overlay.running.locating import Places
+    from overlay.running.preparing import Request
+
+HOMES: Final = {
+    **dict.fromkeys(
+        (*("Locked", "apply", "history", "init", "init_derived", "lock", "plan", "schema", "status", "undo"),),
+        "overlay.api.assembling",
+    ),
+    **dict.fromkeys(("audit", "diff", "write_page"), "overlay.api.comparing"),
+    **dict.fromkeys(("explain_code", "inspect", "mend", "trace", "verify"), "overlay.api.looking"),
+    "Places": "overlay.running.locating",
+    "Question": "overlay.running.auditing",
+    "Request": "overlay.running.preparing",
+}
+"""Verb or value to the module that holds it."""
+
+__all__ = [
+    "Locked",
+    "Places",
+    "Question",
+    "Request",
+    "apply",
+    "audit",
+    "diff",
+    "explain_code",
+    "history",
+    "init",
+    "init_derived",
+    "inspect",
+    "lock",
+    "mend",
+    "plan",
+    "schema",
+    "status",
+    "trace",
+    "undo",
+    "verify",
+    "write_page",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
+    raise AttributeError(f"module 'overlay.api' has no attribute {name!r}")
