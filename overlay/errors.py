@@ -7,7 +7,16 @@ found, and carries the next command to type.  An exception outside this family i
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MAX_NAMED: Final = 20
+"""Problems of one kind that are spelled out; the rest is counted."""
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first of `lines`, and a count of the rest."""
+    rest = len(lines) - MAX_NAMED
+    return lines if rest <= 0 else [*lines[:MAX_NAMED], f"and {rest} more"]
 
 
 class OverlayError(Exception):

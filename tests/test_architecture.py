@@ -75,7 +75,8 @@ def _overrides(node: ast.AST) -> bool:
 
 
 def test_the_package_was_found() -> None:
-    assert {"overlay/api/assembling.py", "overlay/formats/header.py", "overlay/core/composing.py"} <= set(map(_named, MODULES))
+    named = set(map(_named, MODULES))
+    assert {"overlay/api/assembling.py", "overlay/formats/header.py", "overlay/core/composing.py"} <= named
 
 
 @pytest.mark.parametrize("path", PURE, ids=_named)

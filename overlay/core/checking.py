@@ -13,6 +13,7 @@ from typing import Final
 from overlay.core.checkpoint import Checkpoint
 from overlay.core.counting import parameter_range
 from overlay.core.findings import Finding, about
+from overlay.errors import InvalidInput, shortened
 from overlay.formats.model_config import ModelConfig
 from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, SINGLE_NAME, find_case_collisions
 
@@ -72,6 +73,22 @@ def check_parameters(checkpoint: Checkpoint) -> list[Finding]:
         return []
     message = f"expected {possible.elements}, the elements of all tensors, found {stated}"
     return [about("IDX014", INDEX_NAME, message, key="metadata.total_parameters")]
+
+
+def require_sound(checkpoint: Checkpoint, findings: Iterable[Finding]) -> None:
+    """Refuse a checkpoint with errors, naming them all.
+
+    Raises:
+        InvalidInput: `findings` is not empty.
+    """
+    lines = [finding.line for finding in findings]
+    if lines:
+        raise InvalidInput(
+            lines[0],
+            subject=checkpoint.label,
+            hint=f"overlay verify {checkpoint.label}",
+            others=tuple(shortened(lines[1:])),
+        )
 
 
 def check_draft(checkpoint: Checkpoint, config: ModelConfig) -> list[Finding]:

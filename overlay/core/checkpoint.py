@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from overlay.core.findings import Finding
 from overlay.formats.header import Header
 from overlay.formats.index import Index
+
+NOWHERE: Final = -1
+"""The device of files that a plan describes and nobody made; the kernel's begin at 0."""
 
 
 class Fingerprint(NamedTuple):
@@ -45,6 +48,22 @@ class FileSeen:
     def size(self) -> int:
         """Size in bytes."""
         return self.fingerprint.size
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a file, and not only the plan of one."""
+        return self.fingerprint.device != NOWHERE
+
+
+class TensorSource(NamedTuple):
+    """A tensor's bytes: ``[begin, end)`` of a donor's shard, counted from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: FileSeen
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,12 @@ files they link to; those that would be built or trimmed are headers alone, in n
 
 from __future__ import annotations
 
-from overlay.core.checkpoint import Checkpoint, FileSeen, Fingerprint, Shard, Sidecar
+from overlay.core.checkpoint import NOWHERE, Checkpoint, FileSeen, Fingerprint, Shard, Sidecar
 from overlay.core.parts import BuiltShard, Composition, CopiedFile, LinkedShard, ShardPart, SidecarPart
 from overlay.core.trimming import header_of
 from overlay.formats.header import parse_header
 from overlay.formats.index import parse_index
 from overlay.formats.names import INDEX_NAME
-
-_NOWHERE = -1
-"""The device of files that do not exist; the kernel's begin at 0."""
 
 
 def as_checkpoint(composition: Composition, label: str, root: str) -> Checkpoint:
@@ -40,11 +37,6 @@ def as_checkpoint(composition: Composition, label: str, root: str) -> Checkpoint
     )
 
 
-def exists(file: FileSeen) -> bool:
-    """Whether there is such a file, and not only the plan of one."""
-    return file.fingerprint.device != _NOWHERE
-
-
 def _shard(part: ShardPart, number: int) -> Shard:
     if isinstance(part, LinkedShard):
         return Shard(_named(part.shard.file, part.name), part.shard.header)
@@ -64,4 +56,4 @@ def _named(file: FileSeen, name: str) -> FileSeen:
 
 def _imagined(name: str, size: int, number: int) -> FileSeen:
     """A file that is nowhere; `number` tells it from the others."""
-    return FileSeen(name, "", Fingerprint(_NOWHERE, number, size, 0, 0))
+    return FileSeen(name, "", Fingerprint(NOWHERE, number, size, 0, 0))

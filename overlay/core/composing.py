@@ -13,7 +13,7 @@ Theory of operation:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from overlay.core.checkpoint import Checkpoint, Shard
@@ -21,14 +21,11 @@ from overlay.core.grafting import Choice, choose, realise
 from overlay.core.parts import Composition, Layer, LinkedShard, Origin, ShardPart
 from overlay.core.sidecars import compose_sidecars, sidecar_notes
 from overlay.core.trimming import trim
-from overlay.errors import Conflict, InvalidInput
+from overlay.errors import Conflict, InvalidInput, shortened
 from overlay.formats.dtypes import count_elements
 from overlay.formats.index import IndexEdit, new_index, rewrite
 from overlay.formats.names import SINGLE_NAME, find_case_collisions, next_shard_name
 from overlay.formats.patterns import Pattern, select
-
-MAX_NAMED = 20
-"""Problems of one kind that are spelled out; the rest is counted."""
 
 
 def compose(base: Checkpoint, groups: Sequence[Sequence[Layer]], name: str) -> Composition:
@@ -59,22 +56,6 @@ def compose(base: Checkpoint, groups: Sequence[Sequence[Layer]], name: str) -> C
         total_size=sum(shard.data_bytes for shard in shards),
         notes=(*_stray_notes(base), *sidecar_notes(base, ordered)),
     )
-
-
-def require_sound(checkpoint: Checkpoint, findings: Iterable[object]) -> None:
-    """Refuse a checkpoint with errors, naming them all.
-
-    Raises:
-        InvalidInput: `findings` is not empty.
-    """
-    lines = [getattr(finding, "line", str(finding)) for finding in findings]
-    if lines:
-        raise InvalidInput(
-            lines[0],
-            subject=checkpoint.label,
-            hint=f"overlay verify {checkpoint.label}",
-            others=tuple(_shortened(lines[1:])),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +266,7 @@ def _effect(layer: Layer, tree: _Tree) -> _Effect:
             problems[0],
             subject=layer.name,
             hint="choose other tensors, or declare the change with mode: replace",
-            others=tuple(_shortened(problems[1:])),
+            others=tuple(shortened(problems[1:])),
         )
     return _Effect(layer, choices, superseded)
 
@@ -322,17 +303,12 @@ def _require_disjoint(effects: Sequence[_Effect]) -> None:
         raise Conflict(
             problems[0],
             hint="apply one of them alone, or make one the base of the other",
-            others=tuple(_shortened(problems[1:])),
+            others=tuple(shortened(problems[1:])),
         )
 
 
 def _two_owners(tensor: str, owner: str, graft: str) -> str:
     return f"{tensor}: expected one owner, found shard {owner} and the graft's shard {graft}"
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    rest = len(lines) - MAX_NAMED
-    return lines if rest <= 0 else [*lines[:MAX_NAMED], f"and {rest} more"]
 
 
 def _stray_notes(base: Checkpoint) -> Iterator[str]:

@@ -14,8 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
-from overlay.core.checkpoint import Checkpoint, Shard
-from overlay.core.parts import TensorSource
+from overlay.core.checkpoint import Checkpoint, Shard, TensorSource
 
 
 class Change(StrEnum):

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from overlay.core.checkpoint import Shard
-from overlay.core.parts import BuiltShard, GraftInput, LinkedShard, TensorSource
+from overlay.core.checkpoint import Shard, TensorSource
+from overlay.core.parts import BuiltShard, GraftInput, LinkedShard
 from overlay.errors import Conflict, InvalidInput, Mismatch
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import TensorInfo

@@ -12,23 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, Sidecar
+from overlay.core.checkpoint import Checkpoint, Shard, Sidecar, TensorSource
 from overlay.formats.digest import sha256_of
 from overlay.formats.manifest import FileChange, Graft, Manifest
 from overlay.formats.names import INDEX_NAME
 
 Origin = Literal["base", "graft"]
-
-
-class TensorSource(NamedTuple):
-    """A tensor's bytes: ``[begin, end)`` of a donor's shard, counted from the start of the file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: FileSeen
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,49 +17,18 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from overlay.errors import Conflict, InvalidInput
 from overlay.formats import json_text, strict_json
+from overlay.formats.json_pointer import JsonPointer, PointerProblem, Tokens
 from overlay.formats.json_spans import NoSuchPlace
 from overlay.formats.json_text import JsonText
 from overlay.formats.manifest import FileChange, PatchOperation
 from overlay.formats.strict_json import JsonProblem, JsonValue
 
-Tokens: TypeAlias = tuple[str, ...]
-
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 _WRONG_BASE: Final = "correct the change in the manifest, or pin the revision of the file that it was written for"
-
-
-class PointerProblem(ValueError):
-    """The text is not a JSON Pointer; the message says what was expected and found."""
-
-
-@dataclass(frozen=True, slots=True)
-class JsonPointer:
-    """A place in a JSON document (RFC 6901): ``parse(str(p)) == p``, and ``str(parse(t)) == t``."""
-
-    tokens: Tokens = ()
-    """Member names and array indices, unescaped; none: the whole document."""
-
-    @classmethod
-    def parse(cls, text: str) -> JsonPointer:
-        """Parse ``/a/b~1c/0``; the empty text is the whole document.
-
-        Raises:
-            PointerProblem: no ``/`` in front, or a ``~`` that is neither ``~0`` nor ``~1`` (RFC 6901, section 3).
-        """
-        if not text:
-            return cls()
-        if text[0] != "/":
-            raise PointerProblem(f"expected a JSON Pointer such as /a/b/0, found {text!r}")
-        if found := re.search(r"~(?![01]).?", text, re.DOTALL):
-            raise PointerProblem(f"expected ~0 (a tilde) or ~1 (a slash), found {found[0]!r} in {text!r}")
-        return cls(tuple(token.replace("~1", "/").replace("~0", "~") for token in text[1:].split("/")))
-
-    def __str__(self) -> str:
-        return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in self.tokens)
 
 
 # --- applying

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,9 +21,7 @@ from overlay.formats.steps import explain_keep_list
 
 _EXPERT: Final = re.compile(r"(?:(?P<block>.+)\.)?experts\.(?P<number>0|[1-9][0-9]{0,6})\.(?P<rest>.+)")
 _STACKED: Final = re.compile(r"(?:(?P<block>.+)\.)?experts\.(?P<rest>[A-Za-z_][^.]*)")
-_ROUTER: Final = re.compile(
-    r"(?:(?P<block>.+)\.)?(?:gate|router)\.(?P<rest>weight|bias|e_score_correction_bias)"
-)
+_ROUTER: Final = re.compile(r"(?:(?P<block>.+)\.)?(?:gate|router)\.(?P<rest>weight|bias|e_score_correction_bias)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +62,16 @@ def keep_experts(tensors: Tensors, lists: KeepLists, *, n_group: int = 1) -> Kep
     layers = {place_of(f"{block.path}.experts.x").layer for block in blocks}
     for layer, _ in lists.by_layer:
         if layer not in layers:
-            problems.append(Problem("", "", f"keep-experts: expected layer {layer} to have experts, found none (rule keep-list)"))
+            problems.append(
+                Problem("", "", f"keep-experts: expected layer {layer} to have experts, found none (rule keep-list)")
+            )
     chosen: list[tuple[_Block, tuple[int, ...], int]] = []
     for block in blocks:
         kept = lists.for_layer(place_of(f"{block.path}.experts.x").layer)
         if kept is None:
-            problems.append(Problem(f"{block.path}.experts", "", "expected a keep list for this layer, found none (rule keep-list)"))
+            problems.append(
+                Problem(f"{block.path}.experts", "", "expected a keep list for this layer, found none (rule keep-list)")
+            )
             continue
         count, odd = _count(block, tensors)
         odd += list(_explain(block, kept, count, n_group))
@@ -77,7 +79,9 @@ def keep_experts(tensors: Tensors, lists: KeepLists, *, n_group: int = 1) -> Kep
         chosen.append((block, kept, count))
     if len({len(kept) for _, kept, _ in chosen}) > 1:
         counts = ", ".join(sorted({str(len(kept)) for _, kept, _ in chosen}))
-        problems.append(Problem("", "", f"keep-experts: expected one number for all layers, found {counts} (rule keep-list)"))
+        problems.append(
+            Problem("", "", f"keep-experts: expected one number for all layers, found {counts} (rule keep-list)")
+        )
     require(problems)
     result = dict(tensors)
     for block, kept, count in chosen:
@@ -120,7 +124,9 @@ def _count(block: _Block, tensors: Tensors) -> tuple[int, list[Problem]]:
     first = tensors[min([*block.numbered, *block.stacked])]
     missing = sorted(set(range(count)) - numbers) if numbers else []
     if missing:
-        problems.append(about(first, f"expected experts 0 to {count - 1}, found none with number {missing[0]}", "expert-rows"))
+        problems.append(
+            about(first, f"expected experts 0 to {count - 1}, found none with number {missing[0]}", "expert-rows")
+        )
     if not any(name.endswith(".weight") for name in block.router):
         prefix = f"{block.path}." if block.path else ""
         message = f"expected {prefix}gate.weight beside it, found none"
@@ -142,7 +148,9 @@ def _explain(block: _Block, kept: Sequence[int], count: int, n_group: int) -> It
         groups = Counter(expert * n_group // count for expert in kept)
         sizes = [groups[group] for group in range(n_group)]
         if len(set(sizes)) > 1:
-            yield Problem(path, "", f"expected as many experts in each of {n_group} groups, found {sizes} (rule expert-groups)")
+            yield Problem(
+                path, "", f"expected as many experts in each of {n_group} groups, found {sizes} (rule expert-groups)"
+            )
 
 
 def _keep(block: _Block, kept: tuple[int, ...], result: dict[str, Value]) -> None:
@@ -162,8 +170,3 @@ def _rows(value: Value, rows: tuple[int, ...]) -> Value:
     output = Spec("tensor", value.dtype, (len(rows), *value.shape[1:]))
     _, (result,) = make_call("keep-rows", [Argument("tensor", value)], [output], rows=rows)
     return renamed(result, value.name)
-
-
-def renumbering(kept: Sequence[int]) -> Mapping[int, int]:
-    """Old number to new number of each expert that stays."""
-    return {old: new for new, old in enumerate(kept)}

@@ -181,9 +181,7 @@ _E4M3 = ("F8_E4M3",)
 _EXPONENTS = ("U8", "F8_E8M0")
 _PARTNERS: Final[dict[str, tuple[tuple[_Dtypes, _Dtypes], ...]]] = {
     "modelopt-nvfp4": (({"weight": ("U8",), "weight_scale": _E4M3, "weight_scale_2": ("F32",)}, {}),),
-    "nvfp4-pack-quantized": (
-        ({"weight_packed": ("U8",), "weight_scale": _E4M3, "weight_global_scale": ("F32",)}, {}),
-    ),
+    "nvfp4-pack-quantized": (({"weight_packed": ("U8",), "weight_scale": _E4M3, "weight_global_scale": ("F32",)}, {}),),
     "pack-quantized": (
         (
             {"weight_packed": ("I32",), "weight_scale": FLOATS, "weight_shape": ("I64",)},
@@ -328,7 +326,9 @@ def _require_shape(part: Spec, *shapes: Shape) -> None:
 
 def _require_scale(scheme: WeightScheme, *dtypes: str) -> None:
     if scheme.scale_dtype not in (None, *dtypes):
-        raise LayoutProblem(scheme.scale_name, "scale-dtype", " or ".join(dict.fromkeys(dtypes)), str(scheme.scale_dtype))
+        raise LayoutProblem(
+            scheme.scale_name, "scale-dtype", " or ".join(dict.fromkeys(dtypes)), str(scheme.scale_dtype)
+        )
 
 
 def _require_pairs(columns: int) -> None:

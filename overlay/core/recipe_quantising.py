@@ -197,7 +197,9 @@ def _stacked(modules: Mapping[str, dict[str, Value]]) -> Iterator[Problem]:
         if path.endswith("experts"):
             for value in module.values():
                 if len(value.shape) == 3:
-                    yield about(value, f"expected numbered experts, found {list(value.shape)}: split them first", "matrix")
+                    yield about(
+                        value, f"expected numbered experts, found {list(value.shape)}: split them first", "matrix"
+                    )
 
 
 def _disagreeing(modules: Mapping[str, Module], wanted: Mapping[str, WeightScheme]) -> Iterator[Problem]:
@@ -211,7 +213,9 @@ def _disagreeing(modules: Mapping[str, Module], wanted: Mapping[str, WeightSchem
 
 def _fused_sets(modules: Mapping[str, Module]) -> Iterator[list[str]]:
     """Neighbours that engines fuse, where at least two are there."""
-    parents = {parent for path in modules for parent, _, last in [path.rpartition(".")] if any(last in f for f in FUSED)}
+    parents = {
+        parent for path in modules for parent, _, last in [path.rpartition(".")] if any(last in f for f in FUSED)
+    }
     for parent in sorted(parents):
         for names in FUSED:
             members = [path for name in names if (path := f"{parent}.{name}" if parent else name) in modules]
@@ -227,7 +231,9 @@ def _is_stored(module: Module, scheme: WeightScheme) -> bool:
     scale = parts.get(scheme.scale_name)
     exact = replace(scheme, scale_dtype=scheme.scale_dtype or (scale.dtype if scale else None))
     try:
-        decoded = decode(scheme.format, parts, Options(bits=scheme.bits if scheme.bits in (4, 8) else None, block=scheme.block))
+        decoded = decode(
+            scheme.format, parts, Options(bits=scheme.bits if scheme.bits in (4, 8) else None, block=scheme.block)
+        )
         dtype = exact.scale_dtype if exact.scale_dtype in ("BF16", "F16", "F32") else "BF16"
         return {(s.role, s.dtype, s.shape) for s in encode(exact, dtype, decoded.shape)} == {*parts.values()}
     except LayoutProblem:

@@ -160,4 +160,6 @@ def _choose(patterns: Sequence[str] | None, names: Iterable[str], fits: Callable
 def idle_patterns(key: str, chosen: Chosen) -> list[Problem]:
     """A complaint for each pattern under `key` that describes nothing."""
     rule = "(rule idle-step)"
-    return [Problem("", "", f"{key}: expected {text!r} to describe something, found nothing {rule}") for text in chosen.idle]
+    return [
+        Problem("", "", f"{key}: expected {text!r} to describe something, found nothing {rule}") for text in chosen.idle
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from overlay.core.recipe_layouts import ACTIVATION_PARTS
 from overlay.core.recipe_state import (
     Module,
     Problem,
@@ -74,7 +75,7 @@ def cast(tensors: Tensors, step: Cast) -> dict[str, Value]:
     result = dict(tensors)
     touched = 0
     for name, value in tensors.items():
-        castable = value.dtype in FLOATS and name not in quantised
+        castable = value.dtype in FLOATS and name not in quantised and name.rpartition(".")[2] not in ACTIVATION_PARTS
         if name in chosen.names and not castable:
             found = "a part of a quantised weight" if name in quantised else value.dtype
             problems.append(about(value, f"expected {', '.join(FLOATS)}, found {found}", "dtype"))
@@ -112,7 +113,9 @@ def fuse(tensors: Tensors, step: Fuse) -> dict[str, Value]:
             f"{stack}.{step.into}": [[f"{stack}.{expert}.{part}" for part in step.parts] for expert in experts]
             for stack, experts in stacks.items()
         }
-    gone = {name for rows in fusing.values() for row in rows for path in row for name in _names(path, modules.get(path, {}))}
+    gone = {
+        name for rows in fusing.values() for row in rows for path in row for name in _names(path, modules.get(path, {}))
+    }
     result = {name: value for name, value in tensors.items() if name not in gone}
     for path, rows in fusing.items():
         try:
@@ -147,7 +150,9 @@ def _stacks(
     for stack in sorted(chosen.names):
         missing = sorted(set(range(max(numbers[stack]) + 1)) - numbers[stack])
         if missing:
-            found = f"expected experts 0 to {max(numbers[stack])}, found none with number {missing[0]} (rule same-parts)"
+            found = (
+                f"expected experts 0 to {max(numbers[stack])}, found none with number {missing[0]} (rule same-parts)"
+            )
             problems.append(Problem(stack, "", found))
     return {stack: sorted(numbers[stack]) for stack in sorted(chosen.names)}, problems
 
@@ -172,14 +177,14 @@ def _fused(path: str, rows: list[list[str]], modules: dict[str, dict[str, Value]
             elif is_quantised(module):
                 problems.append(about(module["weight"], "expected it unquantised, found it quantised", "same-parts"))
     require(problems)
-    for suffix in sorted({s for row in members for module in row for s in module}):
+    for suffix in sorted({s for row in members for module in row for s in module} - ACTIVATION_PARTS):
         values = [[module.get(suffix) for module in row] for row in members]
         flat = [value for row in values for value in row]
         alike = {(v.dtype, v.shape) if v else None for v in flat}
         known = next(value for value in flat if value)
         if None in alike or len(alike) > 1:
-            found = ", ".join(sorted({f"{v.dtype} {list(v.shape)}" if v else "none" for v in flat}))
-            raise StepProblems([about(known, f"expected parts of one dtype and shape, found {found}", "same-parts")])
+            several = ", ".join(sorted({f"{v.dtype} {list(v.shape)}" if v else "none" for v in flat}))
+            raise StepProblems([about(known, f"expected parts of one dtype and shape, found {several}", "same-parts")])
         yield _fuse_values(path, suffix, [[v for v in row if v] for row in values], step)
 
 

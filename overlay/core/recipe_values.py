@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
-from overlay.core.parts import TensorSource
+from overlay.core.checkpoint import TensorSource
 from overlay.formats.dtypes import count_bytes
 
 Operation = Literal[
@@ -108,7 +108,7 @@ class Result(NamedTuple):
     """One output of a call, by its position."""
 
     call: Call
-    index: int
+    output: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,9 @@ def graph_document(values: Iterable[Value]) -> dict[str, Any]:
     """
     wanted = list(values)
     calls = calls_below(wanted)
-    copied = {key: value.origin.source for value in wanted if isinstance(value.origin, Input) for key in [_key(value.origin)]}
+    copied = {
+        key: value.origin.source for value in wanted if isinstance(value.origin, Input) for key in [_key(value.origin)]
+    }
     sources = {(s.file.name, s.begin, s.end): s for s in inputs_of(calls)} | copied
     places = {key: at for at, key in enumerate(sorted(sources))}
     numbers = {id(call): at for at, call in enumerate(calls)}
@@ -227,7 +229,7 @@ def graph_document(values: Iterable[Value]) -> dict[str, Any]:
     def reference(value: Value) -> dict[str, int]:
         if isinstance(value.origin, Input):
             return {"input": places[_key(value.origin)]}
-        return {"call": numbers[id(value.origin.call)], "output": value.origin.index}
+        return {"call": numbers[id(value.origin.call)], "output": value.origin.output}
 
     return {
         "inputs": [_source_document(sources[key]) for key in sorted(sources)],
@@ -236,7 +238,9 @@ def graph_document(values: Iterable[Value]) -> dict[str, Any]:
                 "op": call.op,
                 "params": {name: list(value) if isinstance(value, tuple) else value for name, value in call.params},
                 "inputs": [{"role": argument.role, **reference(argument.value)} for argument in call.inputs],
-                "outputs": [{"role": spec.role, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in call.outputs],
+                "outputs": [
+                    {"role": spec.role, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in call.outputs
+                ],
             }
             for call in calls
         ],

@@ -21,12 +21,12 @@ from overlay.core.details import (
     cut_pair,
     shown_pair,
 )
-from overlay.core.patching import JsonPointer
 from overlay.core.sidecar_roles import Role, role_of
 from overlay.core.text_diffing import diff_data, diff_texts
 from overlay.core.tokenizer_diffing import VOCABULARIES, diff_tokenizer, diff_vocabulary
 from overlay.core.value_diffing import Tokens, ValueChange, differences, read_json
 from overlay.formats.front_matter import CARD_KEYS, read_front_matter
+from overlay.formats.json_pointer import JsonPointer
 from overlay.formats.strict_json import JsonProblem, JsonValue
 
 __all__ = ["Detail", "Role", "SidecarChange", "added_file", "diff_sidecar", "removed_file", "role_of"]

@@ -7,9 +7,10 @@ from itertools import combinations
 
 from overlay.core.checkpoint import Checkpoint
 from overlay.core.parts import CopiedFile, FileInput, Layer, PatchedFile, SidecarPart
-from overlay.core.patching import JsonPointer, apply_change, conflicts, touched
+from overlay.core.patching import apply_change, conflicts, touched
 from overlay.errors import Conflict
 from overlay.formats.digest import sha256_of
+from overlay.formats.json_pointer import JsonPointer
 
 
 def compose_sidecars(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> tuple[SidecarPart, ...]:

@@ -6,12 +6,14 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overlay.core.checkpoint import Fingerprint
 from overlay.core.findings import Finding, about
-from overlay.formats.names import SHARD_SUFFIX
-from overlay.formats.receipt import RECEIPT_NAME, PlacedFile, Receipt
+from overlay.formats.names import RECEIPT_NAME, SHARD_SUFFIX
+
+if TYPE_CHECKING:
+    from overlay.formats.receipt import PlacedFile, Receipt
 
 
 class TargetState(Enum):

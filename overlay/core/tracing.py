@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from overlay.core.checkpoint import Checkpoint, Shard
-from overlay.core.parts import TensorSource
+from overlay.core.checkpoint import Checkpoint, Shard, TensorSource
 from overlay.core.schemes import Scheme, Stored
 from overlay.errors import InvalidInput
 

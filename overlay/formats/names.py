@@ -23,6 +23,8 @@ REPOSITORY_MANIFEST: Final = "overlay.yaml"
 STATE_FOLDER: Final = ".overlay"
 """The folder in a target that holds its receipt; never part of the checkpoint."""
 
+RECEIPT_NAME: Final = f"{STATE_FOLDER}/receipt.json"
+
 MAX_NAME_BYTES: Final = 255
 _PORTABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _NUMBERED = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})\.safetensors")

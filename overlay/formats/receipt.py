@@ -6,16 +6,14 @@ those that the target's links hold anyway.  Facts of this machine (inodes, time 
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from overlay.formats import strict_json
 from overlay.formats.lock import LockProblems, Sha256, Size
-from overlay.formats.names import STATE_FOLDER, explain_target_name
+from overlay.formats.names import explain_target_name
 from overlay.formats.problems import Document, FormatOne, dotted, explain
-
-RECEIPT_NAME: Final = f"{STATE_FOLDER}/receipt.json"
 
 How = Literal["reflink", "symlink", "hardlink", "copy", "write", "build", "trim"]
 Origin = Literal["base", "graft", "sidecar", "index"]

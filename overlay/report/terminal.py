@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Final, Literal, TextIO
 
 from rich.cells import cell_len, chop_cells
@@ -41,8 +41,14 @@ _HANG: Final = 4
 """Columns by which the rest of a long line is indented further than its beginning."""
 _LEAST_WIDTH: Final = 20
 """A narrower terminal is written to as if it had this many columns."""
+_AT_ONCE: Final = 200
+"""Lines that are given to rich together: one by one, a list of 100,000 tensors would take four times as long."""
 _LEAST_COLUMN: Final = 14
 """A flexible column is not made narrower than this while another one can be."""
+_LEAST_SHARE: Final = 0.4
+"""A last column that would get less of the width stands below its row, where it does not fit beside it."""
+_BLANKS: Final = re.compile(r" +(?![kMGT]?B\b)")
+"""Where a text may be broken: not between a number and its unit."""
 _MARKS: Final = (re.compile(r"[,./|>:;=)]"), re.compile(r"[_-]"))
 """After these a name may be broken; the first ones are better."""
 
@@ -62,8 +68,9 @@ def console_on(stream: TextIO) -> Console:
 
 def show(blocks: Iterable[Block], console: Console) -> None:
     """Write `blocks` to the terminal of `console`."""
-    for text in terminal_lines(blocks, console.width):
-        console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    lines = terminal_lines(blocks, console.width)
+    while some := list(islice(lines, _AT_ONCE)):
+        console.print(Text("\n").join(some), soft_wrap=True)
 
 
 def terminal_lines(blocks: Iterable[Block], width: int) -> Iterator[Text]:
@@ -114,26 +121,34 @@ def _fold(text: str, width: int) -> list[str]:
 def _split(text: str, width: int) -> tuple[str, str]:
     """The first line of a `text` that is too long, and the rest: broken at a blank, else within a name, else anywhere."""
     head = text[:width] if text.isascii() else (chop_cells(text, width)[0] or text[:1])
-    indent = len(head) - len(head.lstrip(" "))
-    blank = len(head) if text[len(head)] == " " else head.rfind(" ") + 1
+    near = text[: len(head) + len(" kB ")]
+    blank = max((match.start() for match in _BLANKS.finditer(near) if match.start() <= len(head)), default=0)
     marks = (max((match.end() for match in mark.finditer(head)), default=0) for mark in _MARKS)
-    # A break in the first half would leave a gap that looks like an end.
-    at = next((at for at in (blank, *marks) if at > max(indent, width // 2)), len(head))
+    # A break near the beginning would leave a gap that looks like an end.
+    breaks = ((blank, width // 3), *((mark, width // 2) for mark in marks))
+    at = next((at for at, least in breaks if at > least), len(head))
     return head[:at].rstrip(), text[at:].lstrip(" ")
 
 
 def _table(table: Table, width: int) -> Iterator[Text]:
-    """A table's rows; what does not fit is folded within its column."""
+    """A table's rows; what does not fit is folded within its column, or stands below its row."""
     rows = printable_rows(table)
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     flexible = table.flexible or (len(widths) - 1,)
-    widths = _narrowed(widths, flexible, width - len(INDENT) - len(GAP) * (len(widths) - 1))
+    narrowed = _narrowed(widths, flexible, width - len(INDENT) - len(GAP) * (len(widths) - 1))
+    may_stand_below = narrowed != widths and not table.flexible and narrowed[-1] < width * _LEAST_SHARE
     for number, row in enumerate(rows):
         style = STYLES.get(row[table.kinds], "") if table.kinds is not None else ""
         row_style = "bold" if table.headed and number == 0 else style if style == "dim" else ""
-        folded = [_fold(cell, limit) for cell, limit in zip(row, widths, strict=True)]
+        below = may_stand_below and cell_len(row[-1]) > narrowed[-1]
+        folded = [
+            _fold(cell, limit) for cell, limit in zip([*row[:-1], "" if below else row[-1]], narrowed, strict=True)
+        ]
         for parts in zip_longest(*folded, fillvalue=""):
-            yield _row(parts, widths, table, row_style, style)
+            yield _row(parts, narrowed, table, row_style, style)
+        if below:
+            indent = min(len(INDENT) + narrowed[0] + len(GAP), width // 2)
+            yield from (Text(" " * indent + part, row_style) for part in _fold(row[-1], width - indent))
 
 
 def _row(parts: Sequence[str], widths: Sequence[int], table: Table, row_style: str, kind_style: str) -> Text:

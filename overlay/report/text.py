@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overlay.core.findings import Finding, errors
-from overlay.core.mending import Mended
-from overlay.core.planning import Action, Plan
-from overlay.formats.lock import Lock
 from overlay.formats.names import INDEX_NAME
 from overlay.report.blocks import Block, Heading, Marked, Table
-from overlay.running.applying import Applied
-from overlay.running.mending import Fixed
-from overlay.running.verifying import Verdict
+
+if TYPE_CHECKING:  # they are only shown here; a verb imports the one that it has made
+    from overlay.core.mending import Mended
+    from overlay.core.planning import Action, Plan
+    from overlay.formats.lock import Lock
+    from overlay.running.applying import Applied
+    from overlay.running.mending import Fixed
+    from overlay.running.verifying import Verdict
 
 _FEW: Final = 5
 """Findings of one code that are printed; a JSON document holds all of them."""

@@ -20,7 +20,8 @@ from overlay.core.trimming import header_of
 from overlay.errors import Conflict, EnvironmentFault, Mismatch
 from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock
-from overlay.formats.receipt import RECEIPT_NAME, Origin, PlacedFile, Proof, Receipt, render_receipt
+from overlay.formats.names import RECEIPT_NAME
+from overlay.formats.receipt import Origin, PlacedFile, Proof, Receipt, render_receipt
 from overlay.running.proving import Proofs
 from overlay.running.spacing import require_space
 from overlay.storage.files import hint_for_errno

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlay.core.checking import check, check_draft
-from overlay.core.checkpoint import Checkpoint, FileSeen
+from overlay.core.checkpoint import Checkpoint, FileSeen, TensorSource
 from overlay.core.claims import Claim, Judged, Standing, find_claims, judge, judge_base, judge_donor
 from overlay.core.completing import complete
-from overlay.core.composed import exists
 from overlay.core.diffing import Change, Difference, diff, source_of
 from overlay.core.findings import Finding
-from overlay.core.parts import TensorSource
 from overlay.core.progress import Reporter
 from overlay.core.risks import find_risks
 from overlay.core.view import View
@@ -94,7 +92,7 @@ def _findings(base: Checkpoint | None, target: Checkpoint) -> list[Finding]:
     texts = {name: text_of(sidecar) for name, sidecar in target.sidecars.items()}
     before = {name: text_of(sidecar) for name, sidecar in base.sidecars.items()} if base is not None else None
     names = {*base.sidecars, *base.strays, *base.left_out, *base.shards} if base is not None else set()
-    magic = {name: read_beginning(file) for name, file in target.strays.items() if exists(file)}
+    magic = {name: read_beginning(file) for name, file in target.strays.items() if file.exists}
     same = {name for name, file in target.strays.items() if base is not None and _is_same(file, base.strays.get(name))}
     risks = find_risks(before, texts, target.strays, target.left_out, names, magic, same=same)
     found = {*check(target), *_draft(target, texts)}

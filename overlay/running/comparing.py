@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from overlay.core.composed import exists
+from overlay.core.checkpoint import TensorSource
 from overlay.core.diffing import Change, Difference, Pairs, TensorChange, settle, source_of
-from overlay.core.parts import TensorSource
 from overlay.core.progress import Reporter
 from overlay.errors import InvalidInput
 from overlay.storage.ranges import Advance, digest_range, equal_ranges
@@ -60,7 +59,7 @@ def _require_files(difference: Difference) -> None:
     """
     for pairs in difference.pairs:
         for side, shard in ((difference.old, pairs.old), (difference.new, pairs.new)):
-            if not exists(shard.file):
+            if not shard.file.exists:
                 problem = (
                     f"expected bytes to compare, found {shard.file.name}, which the manifest describes and nobody made"
                 )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from overlay.core.checking import check
 from overlay.core.checkpoint import Checkpoint, Sidecar
 from overlay.core.codes import Severity
-from overlay.core.composed import as_checkpoint
 from overlay.core.diffing import diff
 from overlay.core.findings import Finding
 from overlay.core.progress import Reporter
@@ -74,6 +73,8 @@ def manifest_of(reference: str) -> str:
 
 def composed(opened: Opened, label: str) -> Checkpoint:
     """The checkpoint that a manifest describes."""
+    from overlay.core.composed import as_checkpoint  # as above
+
     return as_checkpoint(opened.compose(), label, os.path.dirname(os.path.abspath(opened.path)))
 
 

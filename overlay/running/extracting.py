@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from overlay.core.checkpoint import Checkpoint, Sidecar
+from overlay.core.checkpoint import Checkpoint, Sidecar, TensorSource
 from overlay.core.deriving import render_manifest, roll_up
 from overlay.core.diffing import Change, diff, source_of
 from overlay.core.grafting import BUILT_METADATA
-from overlay.core.parts import TensorSource
 from overlay.core.patching import apply_change, make_patch
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetState

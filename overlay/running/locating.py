@@ -9,9 +9,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from overlay.core.checking import check
+from overlay.core.checking import check, require_sound
 from overlay.core.checkpoint import Checkpoint, FileSeen
-from overlay.core.composing import require_sound
 from overlay.core.findings import errors
 from overlay.core.target import linked_files
 from overlay.errors import InvalidInput, UsageError

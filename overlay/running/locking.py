@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from overlay.core.checkpoint import FileSeen
+from overlay.core.checkpoint import FileSeen, TensorSource
 from overlay.core.findings import Finding, about
-from overlay.core.parts import BuiltShard, Composition, LinkedShard, TensorSource, TrimmedShard
+from overlay.core.parts import BuiltShard, Composition, LinkedShard, TrimmedShard
 from overlay.core.pinning import Measured, compare, expected_digests, make_lock
 from overlay.core.progress import Reporter
 from overlay.core.trimming import header_of

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from overlay.core.checkpoint import Checkpoint, Shard
-from overlay.core.parts import TensorSource
+from overlay.core.checkpoint import Checkpoint, Shard, TensorSource
 from overlay.core.progress import Reporter
 from overlay.core.schemes import decide, scheme_of
 from overlay.core.tracing import Held, Origin, Trace, find_partners, find_tensor, form_of, held, held_in

@@ -13,7 +13,7 @@ from overlay.core.generations import Generation, choose
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target
 from overlay.errors import Conflict
-from overlay.formats.receipt import RECEIPT_NAME
+from overlay.formats.names import RECEIPT_NAME
 from overlay.running.examining import examine, require_ours
 from overlay.storage.folders import refused
 from overlay.storage.generations import bring_back, read_generations

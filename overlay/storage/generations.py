@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from overlay.core.checkpoint import FileSeen
 from overlay.core.generations import Generation, outdated, was_replaced
 from overlay.errors import Conflict, EnvironmentFault, InvalidInput
-from overlay.formats.receipt import RECEIPT_NAME
+from overlay.formats.names import RECEIPT_NAME
 from overlay.storage.folders import delete, exchange, fsync_folder, movable, move
 from overlay.storage.local import file_at
 from overlay.storage.proofs import ProofStore

@@ -7,7 +7,7 @@ import hashlib
 import os
 from typing import Final
 
-from overlay.core.parts import TensorSource
+from overlay.core.checkpoint import TensorSource
 from overlay.core.progress import Advance
 from overlay.errors import EnvironmentFault
 from overlay.storage.files import fingerprint_of, hint_for_errno, open_regular

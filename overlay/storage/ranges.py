@@ -12,7 +12,7 @@ from typing import Final
 
 import xxhash
 
-from overlay.core.parts import TensorSource
+from overlay.core.checkpoint import TensorSource
 from overlay.errors import EnvironmentFault
 from overlay.storage.files import hint_for_errno, open_regular
 

@@ -17,8 +17,8 @@ from typing import Final
 
 import xxhash
 
-from overlay.core.checkpoint import FileSeen
-from overlay.core.parts import Run, TensorSource
+from overlay.core.checkpoint import FileSeen, TensorSource
+from overlay.core.parts import Run
 from overlay.core.progress import Advance
 from overlay.errors import Conflict, EnvironmentFault
 from overlay.formats.digest import Digests

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overlay.core.target import Entry, TargetSeen, TargetState
 from overlay.errors import UsageError
-from overlay.formats.lock import LockProblems
-from overlay.formats.names import STATE_FOLDER
-from overlay.formats.receipt import RECEIPT_NAME, Receipt, parse_receipt
+from overlay.formats.names import RECEIPT_NAME, STATE_FOLDER
 from overlay.storage.files import fingerprint_of, open_regular, read_exactly
+
+if TYPE_CHECKING:
+    from overlay.formats.receipt import Receipt
 
 MAX_RECEIPT_BYTES: Final = 64 * 1024 * 1024
 
@@ -58,11 +59,16 @@ def read_receipt(path: str) -> tuple[Receipt | None, str]:
     """The receipt of the tree at `path`, or None and why it cannot be used; None and "" where there is none."""
     try:
         with open_regular(os.path.join(path, RECEIPT_NAME)) as descriptor:
-            return parse_receipt(read_exactly(descriptor, MAX_RECEIPT_BYTES, 0)), ""
+            data = read_exactly(descriptor, MAX_RECEIPT_BYTES, 0)
     except FileNotFoundError:
         return None, ""
     except OSError as error:
         return None, f"the system says: {error.strerror}"
+    from overlay.formats.lock import LockProblems  # these take 0.1 s that other folders need not wait for
+    from overlay.formats.receipt import parse_receipt
+
+    try:
+        return parse_receipt(data), ""
     except LockProblems as problems:
         return None, str(problems)
 

@@ -22,8 +22,13 @@ def row_blocks(rows: int, columns: int, *, multiple: int = 1, blocks: int = 1) -
 
     Stripes of several `blocks` are for what is small beside the elements, and slow to do in many small steps.
     """
-    step = max(1, BLOCK_ELEMENTS * blocks // max(1, columns) // multiple) * multiple
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    step = block_rows(rows, columns, multiple) * blocks
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, max(1, step)))
+
+
+def block_rows(rows: int, columns: int, multiple: int = 1) -> int:
+    """How many of `rows` rows the first block of a matrix has."""
+    return min(rows, max(1, BLOCK_ELEMENTS // max(1, columns) // multiple) * multiple)
 
 
 def lookup(table: Tensor, codes: Tensor) -> Tensor:

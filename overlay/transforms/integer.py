@@ -26,7 +26,7 @@ from torch import Tensor
 
 from overlay.transforms import checking
 from overlay.transforms.accuracy import Reach
-from overlay.transforms.blocks import row_blocks
+from overlay.transforms.blocks import block_rows, row_blocks
 from overlay.transforms.nibbles import UNSIGNED, pack_nibbles, unpack_nibbles
 from overlay.transforms.problems import TransformProblem
 
@@ -72,9 +72,11 @@ def quantise_packed_integers(
     packed = torch.empty(rows, _words(columns, bits), dtype=torch.int32, device=weight.device)
     scale = torch.empty(rows, columns // group, dtype=weight.dtype, device=weight.device)
     zeros = torch.zeros(rows, columns // group, dtype=torch.int8, device=weight.device)
+    # One piece of memory for every block, so that it stays in the cache.
+    scratch = torch.empty(block_rows(rows, columns) * columns, dtype=torch.float32, device=weight.device)
     for stripe in row_blocks(rows, columns, blocks=_STRIPE):
-        scales, zero = _observe(weight[stripe], group, bits, symmetric)
-        _encode_rows(weight[stripe], scales, zero, bits, packed[stripe])
+        scales, zero = _observe(weight[stripe], group, bits, symmetric, scratch)
+        _encode_rows(weight[stripe], scales, zero, bits, packed[stripe], scratch)
         scale[stripe] = scales
         if zero is not None:
             zeros[stripe] = zero
@@ -82,10 +84,10 @@ def quantise_packed_integers(
     return PackedIntegers(packed, scale, None if symmetric else pack_codes(zeros, bits, dim=0), shape)
 
 
-def _observe(weight: Tensor, group: int, bits: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
+def _observe(weight: Tensor, group: int, bits: int, symmetric: bool, scratch: Tensor) -> tuple[Tensor, Tensor | None]:
     """Scales and zero points [r, K/G] of the rows of `weight`, in its dtype and rounded to it at every step."""
     half = 2 ** (bits - 1)
-    low, high = _extremes(weight, group)
+    low, high = _extremes(weight, group, scratch)
     zeros = None
     if symmetric:
         scales = torch.maximum(low.neg_(), high).div_((2 * half - 1) / 2)
@@ -102,15 +104,16 @@ def _observe(weight: Tensor, group: int, bits: int, symmetric: bool) -> tuple[Te
     return scales, zeros
 
 
-def _extremes(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+def _extremes(weight: Tensor, group: int, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """Least and greatest values [r, K/G] of the groups of `weight`, or zero where they lie beyond it, in its dtype."""
-    low, high = weight.new_empty(2, weight.shape[0], weight.shape[1] // group)
-    for span in row_blocks(*weight.shape):
+    rows, columns = weight.shape
+    low, high = scratch.new_empty(2, rows, columns // group)
+    for span in row_blocks(rows, columns):
         # Along a row, torch's minimum of BF16 or F16 is many times slower than a cast and the minimum of F32.
-        groups = weight[span].to(torch.float32).view(-1, low.shape[1], group)
-        low[span] = groups.amin(dim=2)
-        high[span] = groups.amax(dim=2)
-    return low.clamp_(max=0), high.clamp_(min=0)
+        wide = scratch[: weight[span].numel()].view(-1, columns).copy_(weight[span]).view(-1, columns // group, group)
+        torch.amin(wide, dim=2, out=low[span])
+        torch.amax(wide, dim=2, out=high[span])
+    return low.clamp_(max=0).to(weight.dtype), high.clamp_(min=0).to(weight.dtype)
 
 
 def _explain_infinite(weight: Tensor, scales: Tensor) -> None:
@@ -131,19 +134,22 @@ to integers do in two slower steps.
 """
 
 
-def _encode_rows(weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, packed: Tensor) -> None:
+def _encode_rows(
+    weight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, packed: Tensor, scratch: Tensor
+) -> None:
     """Encode the rows of `weight` with scales and zero points, [r, K/G] each, into `packed`, I32 [r, words]."""
     rows, columns = weight.shape
     for span in row_blocks(rows, columns):
         groups = weight[span].reshape(-1, columns // scales.shape[1])
         zero = None if zeros is None else zeros[span].reshape(-1)
-        codes = _encode(groups, scales[span].reshape(-1), zero, bits)
+        values = scratch.view(weight.dtype)[: groups.numel()].view(groups.shape)
+        codes = _encode(groups, scales[span].reshape(-1), zero, bits, values)
         _pack_rows(codes.view(-1, columns), bits, packed[span])
 
 
-def _encode(groups: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
-    """U8 [m, G]: the codes of `groups` in the low `bits` bits, offset so that the least is 0."""
-    values = groups / scales[:, None]
+def _encode(groups: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, values: Tensor) -> Tensor:
+    """U8 [m, G]: the codes of `groups` in the low `bits` bits, offset so that the least is 0; `values` is overwritten."""
+    torch.div(groups, scales[:, None], out=values)
     if zeros is not None:
         values += zeros[:, None]
     if bits > 4:

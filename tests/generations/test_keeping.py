@@ -12,7 +12,7 @@ import pytest
 from overlay import api
 from overlay.core.generations import KEEP
 from overlay.errors import Conflict
-from overlay.formats.receipt import RECEIPT_NAME
+from overlay.formats.names import RECEIPT_NAME
 from overlay.running import applying
 from overlay.storage.targets import read_receipt
 from tests.generations.conftest import World, flip, tree_at

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from overlay import api
-from overlay.formats.receipt import RECEIPT_NAME
+from overlay.formats.names import RECEIPT_NAME
 from tests.generations.conftest import World, flip
 from tests.support.checkpoints import GRAFT_SHARD, snapshot_of
 

@@ -13,7 +13,7 @@ import pytest
 from overlay import api
 from overlay.core.generations import KEEP
 from overlay.errors import Conflict, EnvironmentFault, InvalidInput
-from overlay.formats.receipt import RECEIPT_NAME
+from overlay.formats.names import RECEIPT_NAME
 from overlay.storage import folders
 from overlay.storage.staging import locked
 from tests.generations.conftest import World, flip, tree_at
