@@ -17,12 +17,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from overlay.api import (
+        Conversion,
         Locked,
         Places,
         Question,
         Request,
         apply,
         audit,
+        build,
         diff,
         explain_code,
         history,
@@ -45,6 +47,7 @@ _ERRORS = ("Conflict", "EnvironmentFault", "InvalidInput", "Mismatch", "OverlayE
 
 __all__ = [
     "Conflict",
+    "Conversion",
     "EnvironmentFault",
     "InvalidInput",
     "Locked",
@@ -56,6 +59,7 @@ __all__ = [
     "UsageError",
     "apply",
     "audit",
+    "build",
     "diff",
     "explain_code",
     "history",

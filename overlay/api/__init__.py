@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from overlay.api.assembling import (
         Locked,
         apply,
+        build,
         history,
         init,
         init_derived,
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
     from overlay.api.comparing import audit, diff, write_page
     from overlay.api.looking import explain_code, inspect, mend, trace, verify
     from overlay.running.auditing import Question
+    from overlay.running.converting import Conversion
     from overlay.running.locating import Places
     from overlay.running.preparing import Request
 
 HOMES: Final = {
     **dict.fromkeys(
-        (*("Locked", "apply", "history", "init", "init_derived", "lock", "plan", "schema", "status", "undo"),),
+        (*("Locked", "apply", "build", "history", "init", "init_derived", "lock", "plan", "schema", "status", "undo"),),
         "overlay.api.assembling",
     ),
     **dict.fromkeys(("audit", "diff", "write_page"), "overlay.api.comparing"),
     **dict.fromkeys(("explain_code", "inspect", "mend", "trace", "verify"), "overlay.api.looking"),
+    "Conversion": "overlay.running.converting",
     "Places": "overlay.running.locating",
     "Question": "overlay.running.auditing",
     "Request": "overlay.running.preparing",
@@ -44,12 +47,14 @@ HOMES: Final = {
 """Verb or value to the module that holds it."""
 
 __all__ = [
+    "Conversion",
     "Locked",
     "Places",
     "Question",
     "Request",
     "apply",
     "audit",
+    "build",
     "diff",
     "explain_code",
     "history",

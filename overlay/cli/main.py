@@ -22,6 +22,7 @@ from overlay.errors import EnvironmentFault, OverlayError
 _VERBS = {
     "init": ("making", "Write a manifest from a base and a diff-only repository or derived checkpoint."),
     "lock": ("making", "Pin sizes and digests of everything that a manifest names."),
+    "build": ("building", "Make the shards of a manifest's grafts: extract and convert tensors."),
     "plan": ("applying", "Show what apply would link, build and write; change nothing."),
     "apply": ("applying", "Assemble a serving directory, atomically, without copying the base."),
     "status": ("generations", "Say how a target stands: clean, modified, dangling, base moved."),

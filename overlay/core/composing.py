@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 from overlay.core.checkpoint import Checkpoint, Shard
 from overlay.core.grafting import Choice, choose, realise
-from overlay.core.parts import Composition, Layer, LinkedShard, Origin, ShardPart
-from overlay.core.sidecars import compose_sidecars, sidecar_notes
+from overlay.core.parts import BuiltShard, Composition, Layer, LinkedShard, Origin, ShardPart
+from overlay.core.sidecars import compose_sidecars, declare_recipes, sidecar_notes
 from overlay.core.trimming import trim
 from overlay.errors import Conflict, InvalidInput, shortened
 from overlay.formats.dtypes import count_elements
@@ -47,10 +47,15 @@ def compose(base: Checkpoint, groups: Sequence[Sequence[Layer]], name: str) -> C
         for effect in effects:
             tree.take(effect)
     shards = tree.shards()
+    sidecars = compose_sidecars(base, ordered)
+    if not base.shards:  # nothing but the grafts: the config has to say what became of them
+        sidecars = declare_recipes(
+            sidecars, [part.recipe for part in shards if isinstance(part, (BuiltShard, LinkedShard)) and part.recipe]
+        )
     return Composition(
         name=name,
         shards=tuple(shards),
-        sidecars=compose_sidecars(base, ordered),
+        sidecars=sidecars,
         index=tree.index(shards),
         tensors=tree.count,
         total_size=sum(shard.data_bytes for shard in shards),
@@ -85,7 +90,7 @@ class _Member:
     def count(self) -> int:
         """Tensors that it held before any was removed."""
         if self.choice is not None:
-            return len(self.choice.sources)
+            return len(self.choice.tensors)
         assert self.shard is not None
         return len(self.shard.header)
 
@@ -105,7 +110,7 @@ class _Member:
         whole = self.choice.whole if self.choice is not None else self.shard
         if whole is None:
             assert self.choice is not None
-            return realise(self.choice, [s for s in self.choice.sources if s.name not in self.removed])
+            return realise(self.choice, [s for s in self.choice.tensors if s.name not in self.removed])
         reason = "; ".join(f"{count} of {self.count()} tensors {why}" for why, count in sorted(self.reasons.items()))
         return trim(self.name, self.origin, whole, frozenset(self.removed), reason)
 
@@ -166,7 +171,7 @@ class _Tree:
                 hint=f"name the graft's shard {next_shard_name(self.members)}",
             )
         self.members[name] = _Member(name, "graft", overlay, None, choice)
-        for source in choice.sources:
+        for source in choice.tensors:
             self.homes[source.name] = name
 
     def shards(self) -> list[ShardPart]:
@@ -215,7 +220,7 @@ class _Tree:
 
     def _new_index(self, shards: Sequence[ShardPart]) -> bytes:
         """An index where loaders need one: for several shards, and for a graft, whose name no loader looks for."""
-        if len(shards) == 1 and not self.homes:
+        if len(shards) == 1 and (not self.homes or shards[0].name == SINGLE_NAME):
             return b""
         mapped = dict(self.homes)
         for member in self.members.values():
@@ -229,7 +234,7 @@ class _Tree:
         change = {"total_size": sum(shard.data_bytes for shard in shards)}
         stated = (self.base.index.metadata or {}).get("total_parameters")
         if type(stated) is int:
-            placed = (s for m in self.members.values() if m.choice for s in m.choice.sources if s.name not in m.removed)
+            placed = (s for m in self.members.values() if m.choice for s in m.choice.tensors if s.name not in m.removed)
             added = sum(count_elements(source.shape) for source in placed)
             change["total_parameters"] = max(0, stated + added - sum(map(self._elements, self.gone)))
         return change
@@ -247,7 +252,7 @@ def _effect(layer: Layer, tree: _Tree) -> _Effect:
     problems = []
     for choice in choices:
         replaces = 0
-        for source in choice.sources:
+        for source in choice.tensors:
             home = tree.home_of(source.name)
             if source.name in own:
                 problems.append(_two_owners(source.name, f"{own[source.name]} of another graft", choice.graft.shard))
@@ -292,7 +297,7 @@ def _require_disjoint(effects: Sequence[_Effect]) -> None:
     owners: dict[str, str] = {}
     problems = []
     for effect in effects:
-        touched = dict.fromkeys([*effect.superseded, *(s.name for c in effect.choices for s in c.sources)])
+        touched = dict.fromkeys([*effect.superseded, *(s.name for c in effect.choices for s in c.tensors)])
         for tensor in touched:
             if tensor in owners:
                 problems.append(

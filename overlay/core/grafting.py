@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
-from overlay.core.checkpoint import Shard, TensorSource
+from overlay.core.checkpoint import NOWHERE, FileSeen, Fingerprint, Shard, TensorSource
 from overlay.core.parts import BuiltShard, GraftInput, LinkedShard
+from overlay.core.recipe_values import Value
+from overlay.core.recipes import Recipe, plan_recipe
 from overlay.errors import Conflict, InvalidInput, Mismatch
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import TensorInfo
@@ -24,37 +27,66 @@ class Choice:
     """A graft, decided: its tensors, and the file that already holds exactly them, where there is one."""
 
     graft: Graft
-    sources: tuple[TensorSource, ...]
+    tensors: tuple[TensorSource, ...]
+    """What its shard will hold.  A tensor that is computed lies nowhere yet."""
     whole: Shard | None
+    recipe: Recipe | None = None
+    """How tensors are computed; None where all are copied."""
 
 
 def choose(entry: GraftInput) -> Choice:
     """The tensors of a graft, from its donor or, where that is not at hand, from the shard that was built before.
 
     Raises:
-        InvalidInput: a pattern describes no tensor of the donor, or the donor lacks the shard.
+        InvalidInput: a pattern describes no tensor of the donor, the donor lacks the shard, or a step does not fit.
         Mismatch: the graft is not what its ``expect`` says.
         Conflict: the shard that was built before holds other tensors.
     """
-    sources = tuple(_taken(entry))
-    _require_expected(entry.graft, sources)
-    return Choice(entry.graft, sources, _whole_shard(entry, sources))
+    tensors, recipe = tuple(_taken(entry)), None
+    if entry.graft.steps and entry.donor is not None:
+        recipe = plan_recipe(tensors, entry.graft.steps, entry.context)
+        recipe, tensors = (None, recipe.copies) if recipe.is_copy else (recipe, tuple(map(_to_be, recipe.outputs)))
+    _require_expected(entry.graft, tensors)
+    return Choice(entry.graft, tensors, _whole_shard(entry, tensors), recipe)
 
 
 def realise(choice: Choice, kept: Sequence[TensorSource] | None = None) -> LinkedShard | BuiltShard:
-    """The shard of a graft: linked where a file holds it already, else built from ranges.
+    """The shard of a graft: linked where a file holds it already, else built.
 
     Args:
         choice: the graft.
         kept: what is left of its tensors, when a later overlay supersedes some.
     """
     graft = choice.graft
+    recipe = choice.recipe
+    if recipe is not None and kept is not None:
+        names = {tensor.name for tensor in kept}
+        recipe = replace(recipe, outputs=tuple(value for value in recipe.outputs if value.name in names))
     if choice.whole is not None and kept is None:
-        return LinkedShard(graft.shard, "graft", choice.whole, graft.from_, choice.sources)
-    sources = choice.sources if kept is None else kept
-    ordered = tuple(sorted(sources, key=lambda source: layout_order(source.name, source.dtype)))
-    header = render_header(((s.name, s.dtype, s.shape) for s in ordered), BUILT_METADATA)
+        read = choice.tensors if recipe is None else inputs_of_recipe(recipe)
+        return LinkedShard(graft.shard, "graft", choice.whole, graft.from_, read, recipe)
+    if recipe is not None:
+        header = render_header(recipe.tensors, BUILT_METADATA)
+        read = inputs_of_recipe(recipe)
+        return BuiltShard(graft.shard, graft.from_, header, sha256_of(header), read, recipe, graft.limits)
+    tensors = choice.tensors if kept is None else kept
+    ordered = tuple(sorted(tensors, key=lambda tensor: layout_order(tensor.name, tensor.dtype)))
+    header = render_header(((t.name, t.dtype, t.shape) for t in ordered), BUILT_METADATA)
     return BuiltShard(graft.shard, graft.from_, header, sha256_of(header), ordered)
+
+
+def inputs_of_recipe(recipe: Recipe) -> tuple[TensorSource, ...]:
+    """Every range of the donor that a recipe reads, each once, by file and offset."""
+    read = {source: None for job in recipe.jobs for source in job.inputs} | dict.fromkeys(recipe.copies)
+    return tuple(sorted(read, key=lambda source: (source.file.name, source.begin)))
+
+
+def _to_be(value: Value) -> TensorSource:
+    """A tensor that is going to be computed."""
+    return TensorSource(value.name, value.dtype, value.shape, _NOWHERE, 0, value.nbytes)
+
+
+_NOWHERE: Final = FileSeen("", "", Fingerprint(NOWHERE, 0, 0, 0, 0))
 
 
 def _taken(entry: GraftInput) -> Iterable[TensorSource]:

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from overlay.core.checkpoint import Checkpoint, Shard, Sidecar, TensorSource
+from overlay.core.recipes import Context, Recipe
 from overlay.formats.digest import sha256_of
-from overlay.formats.manifest import FileChange, Graft, Manifest
+from overlay.formats.manifest import FileChange, Graft, Limits, Manifest
 from overlay.formats.names import INDEX_NAME
 
 Origin = Literal["base", "graft"]
@@ -31,6 +32,8 @@ class LinkedShard:
     """The donor's name in the manifest; grafts only."""
     sources: tuple[TensorSource, ...] = ()
     """Where the donor says that the tensors come from; grafts only."""
+    recipe: Recipe | None = None
+    """How they were computed, where they were; then `sources` is what was read."""
 
     @property
     def size(self) -> int:
@@ -50,13 +53,18 @@ class LinkedShard:
 
 @dataclass(frozen=True, slots=True)
 class BuiltShard:
-    """A new shard: our header, and ranges of donors' shards in its order."""
+    """A new shard: our header, and what follows in its order: ranges of donors' shards, or what a recipe makes of them."""
 
     name: str
     donor: str
     header: bytes
     header_sha256: str
     sources: tuple[TensorSource, ...]
+    """What is read: without a recipe, the tensors themselves in the order of the header."""
+    recipe: Recipe | None = None
+    """How tensors are computed; None where all are copied."""
+    limits: Limits | None = None
+    """What the recipe may lose."""
     origin: Origin = "graft"
 
     @property
@@ -67,6 +75,8 @@ class BuiltShard:
     @property
     def data_bytes(self) -> int:
         """Tensor data bytes."""
+        if self.recipe is not None:
+            return self.recipe.nbytes
         return sum(source.end - source.begin for source in self.sources)
 
 
@@ -157,6 +167,8 @@ class GraftInput:
     """None when the donor is not at hand; then `built` must be."""
     built: Shard | None
     """A shard of the graft's name that lies beside the manifest, built before."""
+    context: Context = Context()
+    """What its steps refer to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,8 @@ def touched(change: FileChange) -> list[Touch]:
     Raises:
         InvalidInput: a pointer is malformed.
     """
+    if change.from_ is not None:  # whatever is changed in it, it takes the place of the whole file
+        return [Touch((), True)]
     if change.patch is not None:
         return [touch for operation in change.patch for touch in _touched_by(operation)]
     if change.merge is not None:

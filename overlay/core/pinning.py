@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from overlay.core.checkpoint import Checkpoint, FileSeen
+from overlay.core.checkpoint import Checkpoint, FileSeen, TensorSource
 from overlay.core.findings import Finding, about
 from overlay.core.parts import BuiltShard, Composition, CopiedFile, LinkedShard, TrimmedShard
+from overlay.core.recipe_values import Value, calls_below, inputs_of
 from overlay.formats.digest import Digests, sha256_of
-from overlay.formats.lock import Lock, LockedFile, LockedGraft, LockedResult, LockedSource, LockedTensor, LockLevel
+from overlay.formats.lock import (
+    Lock,
+    LockedFile,
+    LockedGraft,
+    LockedRange,
+    LockedResult,
+    LockedSource,
+    LockedTensor,
+    LockLevel,
+)
 from overlay.formats.manifest import Manifest
 from overlay.formats.names import INDEX_NAME
 
@@ -24,6 +34,8 @@ class Measured:
     """Built or trimmed shard to what it will be, or is."""
     tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Graft's shard to tensor to xxh3-128."""
+    inputs: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+    """Range of a donor's shard, as file name, begin and end, to the xxh3-128 of its bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +61,7 @@ def make_lock(inputs: Pinnable, composition: Composition, level: LockLevel, meas
     return Lock(
         manifest_sha256=inputs.stack_sha256,
         level=level,
-        base=_source(str(manifest.base), base, _base_files(base, measured)),
+        base=_source(manifest.base, base, _base_files(base, measured)) if manifest.base is not None else None,
         donors={
             name: _source(manifest.donors[name], donor, _donor_files(name, composition, measured))
             for name, donor in donors.items()
@@ -75,7 +87,8 @@ def compare(lock: Lock, fresh: Lock) -> list[Finding]:
 
     Digests that either side does not have are not compared.
     """
-    findings = list(_compare_files("base", lock.base.files, fresh.base.files))
+    pinned, found = (side.base.files if side.base is not None else {} for side in (lock, fresh))
+    findings = list(_compare_files("base", pinned, found))
     for name in lock.donors.keys() & fresh.donors.keys():
         findings += _compare_files(f"donor {name}", lock.donors[name].files, fresh.donors[name].files)
     findings += _compare_files("manifest", lock.files, fresh.files)
@@ -95,7 +108,8 @@ def expected_digests(lock: Lock, composition: Composition) -> dict[str, str]:
         if not isinstance(shard, LinkedShard):
             continue
         name = shard.shard.file.name
-        pinned = lock.base.files.get(name) if shard.origin == "base" else lock.grafts.get(shard.name)
+        base = lock.base.files if lock.base is not None else {}
+        pinned = base.get(name) if shard.origin == "base" else lock.grafts.get(shard.name)
         if pinned is not None and pinned.sha256:
             expected[shard.shard.file.location] = pinned.sha256
     return expected
@@ -139,24 +153,53 @@ def _graft(shard: LinkedShard | BuiltShard, measured: Measured) -> LockedGraft:
         sha256 = known.sha256 if known is not None else None
     else:
         sha256 = _sha256(shard.shard.file, measured)
+    tensors = (
+        {source.name: _copied(source, digests) for source in sorted(shard.sources)}
+        if shard.recipe is None
+        else {value.name: _computed(value, digests, measured) for value in sorted(shard.recipe.outputs, key=_name_of)}
+    )
     return LockedGraft(
         donor=shard.donor,
         size=shard.size,
         header_sha256=shard.header_sha256,
         sha256=sha256,
         whole=isinstance(shard, LinkedShard),
-        tensors={
-            source.name: LockedTensor(
-                dtype=source.dtype,
-                shape=list(source.shape),
-                xxh3_128=digests.get(source.name),
-                file=source.file.name,
-                begin=source.begin,
-                end=source.end,
-            )
-            for source in sorted(shard.sources)
-        },
+        tensors=tensors,
     )
+
+
+def _copied(source: TensorSource, digests: Mapping[str, str]) -> LockedTensor:
+    return LockedTensor(
+        dtype=source.dtype,
+        shape=list(source.shape),
+        xxh3_128=digests.get(source.name),
+        file=source.file.name,
+        begin=source.begin,
+        end=source.end,
+    )
+
+
+def _computed(value: Value, digests: Mapping[str, str], measured: Measured) -> LockedTensor:
+    """A tensor of a recipe: one that no step touched is copied all the same."""
+    if value.source is not None:
+        return _copied(value.source, digests)
+    assert value.call is not None  # it is one or the other
+    inputs = [
+        LockedRange(
+            file=source.file.name,
+            begin=source.begin,
+            end=source.end,
+            xxh3_128=measured.inputs.get((source.file.name, source.begin, source.end)),
+        )
+        for source in inputs_of(calls_below([value]))
+    ]
+    shape = list(value.shape)
+    digest = digests.get(value.name)
+    return LockedTensor(dtype=value.dtype, shape=shape, xxh3_128=digest, steps=list(value.steps), inputs=inputs)
+
+
+def _name_of(value: Value) -> str:
+    return value.name
 
 
 def _sha256(file: FileSeen, measured: Measured) -> str | None:

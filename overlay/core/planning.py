@@ -207,6 +207,8 @@ def recipe_digest(shard: ShardPart) -> str:
         ranges = [[file.name, file.size, file.fingerprint.mtime_ns, *run] for run in shard.runs]
     else:
         ranges = [[s.file.name, s.file.size, s.file.fingerprint.mtime_ns, s.begin, s.end] for s in shard.sources]
+        if shard.recipe is not None:
+            return sha256_of(strict_json.canonical([shard.header_sha256, ranges, shard.recipe.digest]))
     return sha256_of(strict_json.canonical([shard.header_sha256, ranges]))
 
 
@@ -279,7 +281,8 @@ def _shard_action(shard: ShardPart) -> Action:
         location = shard.shard.file.location
         return Action("trim", shard.name, origin, size, "", location, recipe, shard.reason, shard)
     sources = ", ".join(sorted({source.file.name for source in shard.sources}))
-    return Action("build", shard.name, origin, size, source=sources, recipe=recipe, part=shard)
+    reason = f"computed: {len(shard.recipe.jobs)} groups of tensors" if shard.recipe is not None else ""
+    return Action("build", shard.name, origin, size, "", sources, recipe, reason, shard)
 
 
 def _state(composition: Composition, link_mode: str) -> str:

@@ -45,13 +45,14 @@ class _Block:
     router: list[str]
 
 
-def keep_experts(tensors: Tensors, lists: KeepLists, *, n_group: int = 1) -> Kept:
+def keep_experts(tensors: Tensors, lists: KeepLists, *, n_group: int = 1, wanted: int | None = None) -> Kept:
     """The experts of `lists` in every layer that has any.
 
     Args:
         tensors: before the step.
         lists: the experts that stay.
         n_group: routing groups of the model, each of which must keep as many experts as the others.
+        wanted: how many experts must stay, where that is known.
 
     Raises:
         StepProblems: a list that names what is not there, repeats or is out of order; a layer without a list, a list
@@ -75,6 +76,9 @@ def keep_experts(tensors: Tensors, lists: KeepLists, *, n_group: int = 1) -> Kep
             continue
         count, odd = _count(block, tensors)
         odd += list(_explain(block, kept, count, n_group))
+        if wanted not in (None, len(kept)):
+            message = f"expected a list of {wanted} experts, found {len(kept)} (rule keep-list)"
+            odd.append(Problem(f"{block.path}.experts", "", message))
         problems += odd
         chosen.append((block, kept, count))
     if len({len(kept) for _, kept, _ in chosen}) > 1:

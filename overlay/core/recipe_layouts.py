@@ -95,7 +95,8 @@ def _encode_nvfp4(scheme: WeightScheme, n: int, k: int) -> tuple[Shape, Shape]:
 def _encode_packed(scheme: WeightScheme, dtype: str, n: int, k: int) -> tuple[Spec, ...]:
     scale_dtype = scheme.scale_dtype or dtype
     if scale_dtype not in (dtype, "F32"):
-        raise LayoutProblem("weight_scale", "scale-dtype", f"{dtype} or F32 for a weight of {dtype}", scale_dtype)
+        wanted = " or ".join(dict.fromkeys((dtype, "F32")))
+        raise LayoutProblem("weight_scale", "scale-dtype", f"{wanted} for a weight of {dtype}", scale_dtype)
     group = scheme.group_size or k
     _require_groups("weight", group, k)
     specs = [

@@ -24,6 +24,7 @@ from overlay.core.recipe_state import (
     idle_patterns,
     is_matrix,
     is_quantised,
+    join,
     modules_of,
     ordered,
     parts_of,
@@ -82,8 +83,8 @@ def dequantize(tensors: Tensors, step: Dequantize) -> dict[str, Value]:
             problems += error.problems
         else:
             for suffix in parts_of(module):
-                del result[f"{path}.{suffix}"]
-            result[f"{path}.weight"] = renamed(weight, f"{path}.weight")
+                del result[module[suffix].name]
+            result[join(path, "weight")] = renamed(weight, join(path, "weight"))
     if not touched:
         problems.append(Problem("", "", f"expected a module in {step.format}, found none (rule idle-step)"))
     require(problems)
@@ -117,7 +118,7 @@ def _options(step: Dequantize, module: Module) -> Options:
 
 def _at(path: str, module: Module, problem: LayoutProblem) -> Problem:
     home = module[problem.part].home if problem.part in module else first_of(module).home
-    return Problem(f"{path}.{problem.part}", home, str(problem))
+    return Problem(join(path, problem.part), home, str(problem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +141,17 @@ def quantize(tensors: Tensors, step: QuantizeTo) -> Quantised:
     matrices = {path for path, module in modules.items() if is_matrix(module) or is_quantised(module)}
     targets, ignored = choose_modules(step.targets, matrices), choose_modules(step.ignore, matrices)
     require([*idle_patterns("targets", targets), *idle_patterns("ignore", ignored)])
-    chosen = targets.names if step.targets else {path for path in matrices if is_linear(path)}
+    chosen = targets.names if step.targets else {path for path in matrices if is_linear(path) and not _is_head(path)}
     scheme = step.scheme
     wanted = dict.fromkeys(sorted(chosen - ignored.names), scheme)
     left = {path for path in matrices - wanted.keys() if is_quantised(modules[path])}
+    require([] if step.targets else list(_stacked(modules, lambda path: not choose_modules(step.ignore, [path]).names)))
     return _quantised(modules, wanted, left)
+
+
+def _is_head(path: str) -> bool:
+    """Whether a module gives the logits: it stays as it is unless somebody names it, as exporters have it."""
+    return path.rpartition(".")[2] in ("lm_head", "embed_out") or path.endswith("shared_head.head")
 
 
 def quantize_like(tensors: Tensors, config: QuantizationConfig) -> Quantised:
@@ -159,6 +166,7 @@ def quantize_like(tensors: Tensors, config: QuantizationConfig) -> Quantised:
         found = {path: config.scheme_for(path) for path in matrices}
     except RegexProblem as problem:
         raise StepProblems([Problem("", "", f"{problem} (rule name-length)")]) from None
+    require(list(_stacked(modules, lambda path: config.scheme_for(f"{path}.0.up_proj") is not None)))
     return _quantised(modules, {path: scheme for path, scheme in found.items() if scheme is not None}, set())
 
 
@@ -166,7 +174,7 @@ def _quantised(
     modules: Mapping[str, dict[str, Value]], wanted: Mapping[str, WeightScheme], left: Iterable[str]
 ) -> Quantised:
     """`modules` with those of `wanted` in their schemes; quantised ones outside of `wanted` and `left` are refused."""
-    problems = list(_stacked(modules)) + list(_disagreeing(modules, wanted))
+    problems = list(_disagreeing(modules, wanted))
     kept = {path for path in wanted if _is_stored(modules[path], wanted[path])}
     for path in sorted(modules):
         module = modules[path]
@@ -186,15 +194,15 @@ def _quantised(
         except LayoutProblem as problem:
             problems.append(_at(path, module, problem))
             continue
-        result |= {(name := f"{path}.{suffix}" if path else suffix): renamed(v, name) for suffix, v in values.items()}
+        result |= {(name := join(path, suffix)): renamed(value, name) for suffix, value in values.items()}
     require(problems)
     return Quantised(ordered(result.values()), wanted)
 
 
-def _stacked(modules: Mapping[str, dict[str, Value]]) -> Iterator[Problem]:
+def _stacked(modules: Mapping[str, Module], is_wanted: Callable[[str], bool]) -> Iterator[Problem]:
     """Stacked experts have no modules of their own, so that nothing would be quantised where everything should."""
     for path, module in modules.items():
-        if path.endswith("experts"):
+        if path.endswith("experts") and is_wanted(path):
             for value in module.values():
                 if len(value.shape) == 3:
                     yield about(
@@ -218,7 +226,7 @@ def _fused_sets(modules: Mapping[str, Module]) -> Iterator[list[str]]:
     }
     for parent in sorted(parents):
         for names in FUSED:
-            members = [path for name in names if (path := f"{parent}.{name}" if parent else name) in modules]
+            members = [path for name in names if (path := join(parent, name)) in modules]
             if len(members) > 1:
                 yield members
 

@@ -93,8 +93,13 @@ def modules_of(tensors: Tensors) -> dict[str, dict[str, Value]]:
     modules: dict[str, dict[str, Value]] = {}
     for name, value in tensors.items():
         path, _, suffix = name.rpartition(".")
-        modules.setdefault(path, {})[suffix] = value
+        modules.setdefault(path, {})[suffix if path else name] = value
     return modules
+
+
+def join(*parts: str) -> str:
+    """`parts` with dots between them; an empty one leaves none."""
+    return ".".join(part for part in parts if part)
 
 
 def parts_of(module: Module) -> dict[str, Spec]:
@@ -152,7 +157,8 @@ def choose_tensors(patterns: Sequence[str] | None, names: Iterable[str]) -> Chos
 
 def _choose(patterns: Sequence[str] | None, names: Iterable[str], fits: Callable[[Pattern, str], bool]) -> Chosen:
     wanted = list(names) if patterns else []
-    found = {text: [name for name in wanted if fits(Pattern(text), name)] for text in patterns or ()}
+    compiled = {text: Pattern(text) for text in patterns or ()}
+    found = {text: [name for name in wanted if fits(pattern, name)] for text, pattern in compiled.items()}
     chosen = frozenset(name for described in found.values() for name in described)
     return Chosen(chosen, tuple(text for text, described in found.items() if not described))
 

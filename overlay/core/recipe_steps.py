@@ -10,7 +10,6 @@ from typing import Final
 
 from overlay.core.recipe_layouts import ACTIVATION_PARTS
 from overlay.core.recipe_state import (
-    Module,
     Problem,
     StepProblems,
     Tensors,
@@ -19,11 +18,13 @@ from overlay.core.recipe_state import (
     choose_tensors,
     idle_patterns,
     is_quantised,
+    join,
     modules_of,
     ordered,
     require,
 )
 from overlay.core.recipe_values import Argument, Spec, Value, make_call, renamed
+from overlay.formats.patterns import Pattern
 from overlay.formats.renaming import Renaming
 from overlay.formats.steps import Cast, Fuse, Split
 from overlay.formats.weight_schemes import FLOATS
@@ -69,7 +70,9 @@ def cast(tensors: Tensors, step: Cast) -> dict[str, Value]:
     Raises:
         StepProblems: a pattern describes nothing, or something that is quantised or no float; or nothing is changed.
     """
-    quantised = {f"{p}.{s}" for p, module in modules_of(tensors).items() if is_quantised(module) for s in module}
+    quantised = {
+        value.name for module in modules_of(tensors).values() if is_quantised(module) for value in module.values()
+    }
     chosen = choose_tensors(step.tensors, tensors)
     problems = idle_patterns("tensors", chosen)
     result = dict(tensors)
@@ -106,15 +109,19 @@ def fuse(tensors: Tensors, step: Fuse) -> dict[str, Value]:
     if step.experts is None:
         groups = _neighbours(modules, step.parts)
         problems = [] if groups else [_nothing(step.parts)]
-        fusing = {f"{parent}.{step.into}": [[f"{parent}.{part}" for part in step.parts]] for parent in groups}
+        fusing = {join(parent, step.into): [[join(parent, part) for part in step.parts]] for parent in groups}
     else:
         stacks, problems = _stacks(modules, step.experts, step.parts)
         fusing = {
-            f"{stack}.{step.into}": [[f"{stack}.{expert}.{part}" for part in step.parts] for expert in experts]
+            join(stack, step.into): [[join(stack, str(expert), part) for part in step.parts] for expert in experts]
             for stack, experts in stacks.items()
         }
     gone = {
-        name for rows in fusing.values() for row in rows for path in row for name in _names(path, modules.get(path, {}))
+        value.name
+        for rows in fusing.values()
+        for row in rows
+        for path in row
+        for value in modules.get(path, {}).values()
     }
     result = {name: value for name, value in tensors.items() if name not in gone}
     for path, rows in fusing.items():
@@ -159,10 +166,6 @@ def _stacks(
 
 def _nothing(parts: Sequence[str]) -> Problem:
     return Problem("", "", f"expected a module with {', '.join(parts)}, found none (rule idle-step)")
-
-
-def _names(path: str, module: Module) -> list[str]:
-    return [f"{path}.{suffix}" for suffix in module]
 
 
 def _fused(path: str, rows: list[list[str]], modules: dict[str, dict[str, Value]], step: Fuse) -> Iterator[Value]:
@@ -233,6 +236,7 @@ def split(tensors: Tensors, step: Split) -> dict[str, Value]:
 
 def _split_sources(tensors: Tensors, step: Split) -> Iterator[tuple[str, tuple[str, str]]]:
     """The tensors that are split, each with the module that its parts go to, and their suffix."""
+    stacks = Pattern(step.experts or "")
     for name in tensors:
         if step.experts is None:
             path, _, suffix = name.rpartition(".")
@@ -242,7 +246,7 @@ def _split_sources(tensors: Tensors, step: Split) -> Iterator[tuple[str, tuple[s
             continue
         parent, _, last = name.rpartition(".")
         suffix = "weight" if last == step.from_ else last.removeprefix(f"{step.from_}_")
-        if (last == step.from_ or last == f"{step.from_}_bias") and choose_modules([step.experts], [parent]).names:
+        if last in (step.from_, f"{step.from_}_bias") and stacks.matches(parent):
             yield name, (parent, suffix)
 
 
@@ -257,19 +261,19 @@ def _split_value(value: Value, parent: str, suffix: str, step: Split) -> Iterato
     outputs = [Spec(suffix, value.dtype, value.shape[1:])] * value.shape[0]
     _, experts = make_call("split-experts", [Argument("tensor", value)], outputs)
     for number, expert in enumerate(experts):
-        yield from _split_rows(renamed(expert, value.name), f"{parent}.{number}", suffix, step)
+        yield from _split_rows(renamed(expert, value.name), join(parent, str(number)), suffix, step)
 
 
 def _split_rows(value: Value, parent: str, suffix: str, step: Split) -> Iterator[Value]:
     count = len(step.into)
     if count == 1:
-        yield renamed(value, f"{parent}.{step.into[0]}.{suffix}")
+        yield renamed(value, join(parent, step.into[0], suffix))
         return
     _require_rows(value, count)
     outputs = [Spec(suffix, value.dtype, (value.shape[0] // count, *value.shape[1:]))] * count
     _, parts = make_call("split-rows", [Argument("tensor", value)], outputs, parts=count, interleave=step.interleave)
     for part, result in zip(step.into, parts, strict=True):
-        yield renamed(result, f"{parent}.{part}.{suffix}")
+        yield renamed(result, join(parent, part, suffix))
 
 
 def _require_rows(value: Value, count: int) -> None:

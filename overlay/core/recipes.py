@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from overlay.core.checkpoint import TensorSource
 from overlay.core.recipe_config import ConfigChange, Undeclarable, declare, declare_like
@@ -67,6 +67,17 @@ class Context:
     """Donor that a `quantize: {like: …}` names to what its ``config.json`` declares."""
     n_group: int = 1
     """Routing groups of the donor's model (``n_group`` of its config), which pruning must leave even."""
+    experts: int | None = None
+    """Experts of a layer of the checkpoint that the graft is made for, where it is known: pruning must leave so many."""
+
+
+class Way(NamedTuple):
+    """Tensors that come about in the same way."""
+
+    steps: tuple[str, ...]
+    """Operations with their parameters, the first one first; empty: copied."""
+    tensors: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,14 @@ class Recipe:
     def tensors(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, dtype and shape of each output, as `formats.header_text.render_header` takes them."""
         return [(value.name, value.dtype, value.shape) for value in self.outputs]
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """How the tensors come about, in a few lines; what is copied first."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for value in self.outputs:
+            found.setdefault(value.steps, []).append(value.nbytes)
+        return tuple(Way(steps, len(sizes), sum(sizes)) for steps, sizes in sorted(found.items()))
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain JSON, without real paths: equal for equal inputs."""
@@ -168,7 +187,7 @@ def _take(state: _State, step: Step, context: Context) -> _State:
     if isinstance(step, QuantizeStep):
         return _quantize(state, step, context)
     if isinstance(step, KeepExpertsStep):
-        kept = keep_experts(tensors, _lists(step, context), n_group=context.n_group)
+        kept = keep_experts(tensors, _lists(step, context), n_group=context.n_group, wanted=context.experts)
         return _moved(state, kept.tensors, experts=kept.experts)
     if isinstance(step, FuseStep):
         return _moved(state, fuse(tensors, step.fuse))
@@ -206,11 +225,11 @@ def _lists(step: KeepExpertsStep, context: Context) -> KeepLists:
 def _without_orphans(tensors: Mapping[str, Value]) -> dict[str, Value]:
     """Without scales of inputs whose weight was dequantised and not quantised again."""
     result = dict(tensors)
-    for path, module in modules_of(tensors).items():
+    for module in modules_of(tensors).values():
         weight = module.get("weight")
         if weight is not None and weight.call is not None and not is_quantised(module):
             for suffix in ACTIVATION_PARTS & module.keys():
-                del result[f"{path}.{suffix}"]
+                del result[module[suffix].name]
     return result
 
 

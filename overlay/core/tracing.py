@@ -61,7 +61,11 @@ class Origin:
     reference: str = ""
     """What the manifest calls the donor, and the commit that the lock pinned."""
     donated: Held | None = None
-    """The tensor in the donor's shard, as the lock says."""
+    """The tensor in the donor's shard, as the lock says; None for one that was computed."""
+    steps: tuple[str, ...] = ()
+    """What was done to compute it, in order."""
+    inputs: tuple[Held, ...] = ()
+    """The ranges of the donor's shards that it was computed from."""
     superseded: Held | None = None
     """The base's tensor of this name, which the graft took the place of."""
     notes: tuple[str, ...] = ()
@@ -114,6 +118,8 @@ class Trace:
                 "donor": origin.donor,
                 "reference": origin.reference,
                 "donated": _held_document(origin.donated),
+                "steps": list(origin.steps),
+                "inputs": [{"shard": held.file, "begin": held.begin, "end": held.end} for held in origin.inputs],
                 "superseded": _held_document(origin.superseded),
                 "notes": list(origin.notes),
             },

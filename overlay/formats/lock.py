@@ -5,9 +5,9 @@ Byte-identical for the same inputs: it holds no times, no host names and no path
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, ValidationError, model_serializer
 
 from overlay.formats import strict_json
 from overlay.formats.digest import SHA256_HEX
@@ -49,18 +49,39 @@ class LockedSource(Document):
     files: dict[str, LockedFile]
 
 
+class LockedRange(Document):
+    """A stretch of a donor's shard, counted from the start of the file."""
+
+    file: str
+    begin: Size
+    end: Size
+    xxh3_128: Xxh3 | None = None
+    """Of its bytes; None where only headers were pinned."""
+
+
 class LockedTensor(Document):
     """One tensor of a graft shard and where its bytes come from."""
 
     dtype: str
     shape: list[Size]
     xxh3_128: Xxh3 | None = None
-    """Of the tensor's bytes; None where only headers were pinned."""
-    file: str
-    """The donor's shard."""
-    begin: Size
-    end: Size
+    """Of the tensor's bytes; None where they were not read or computed."""
+    file: str | None = None
+    """The donor's shard, for a tensor that is copied."""
+    begin: Size | None = None
+    end: Size | None = None
     """Byte range in the donor's shard, counted from the start of the file."""
+    steps: list[str] = []
+    """What was done to make a tensor that is computed, in order, with parameters."""
+    inputs: list[LockedRange] = []
+    """What a tensor that is computed was made from."""
+
+    @model_serializer(mode="wrap")
+    def _one_of_two(self, render: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A copied tensor has a file and a range, a computed one steps and inputs."""
+        rendered: dict[str, Any] = render(self)
+        absent = ("steps", "inputs") if self.file is not None else ("file", "begin", "end")
+        return {key: value for key, value in rendered.items() if key not in absent}
 
 
 class LockedGraft(Document):
@@ -91,7 +112,8 @@ class Lock(Document):
     manifest_sha256: Sha256
     """Digest of the manifest that was locked, and of those that it stands on."""
     level: LockLevel
-    base: LockedSource
+    base: LockedSource | None
+    """None for a standalone checkpoint."""
     donors: dict[str, LockedSource]
     grafts: dict[str, LockedGraft]
     trims: dict[str, LockedFile] = {}

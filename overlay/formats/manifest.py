@@ -160,7 +160,7 @@ class PatchOperation(Document):
 
 
 class FileChange(Document):
-    """What happens to one sidecar: exactly one of the four."""
+    """What happens to one sidecar: it is taken from elsewhere, changed, both in this order, or removed."""
 
     from_: ReferenceText | None = Field(default=None, alias="from")
     """Take the whole file from here."""
@@ -172,10 +172,10 @@ class FileChange(Document):
     """Leave the file out of the target."""
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> FileChange:
-        given = [self.from_, self.patch, self.merge, self.remove]
-        if sum(value is not None for value in given) != 1:
-            raise ValueError("expected exactly one of from, patch, merge, remove")
+    def _one_thing(self) -> FileChange:
+        changes = sum(value is not None for value in (self.patch, self.merge, self.remove))
+        if changes > 1 or (self.from_ is None and changes == 0) or (self.from_ is not None and self.remove):
+            raise ValueError("expected exactly one of from, patch, merge, remove; or from with patch or merge")
         return self
 
 

@@ -91,6 +91,12 @@ class _Selecting(Document):
     """Modules that are not."""
 
 
+GroupSize = Annotated[
+    Annotated[Extent, Tag("columns")] | Annotated[Literal["channel"], Tag("word")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "columns"),
+]
+
+
 class QuantizeLike(Document):
     """As the ``quantization_config`` of a donor says: which modules, in which format, with which parameters."""
 
@@ -103,7 +109,7 @@ class QuantizePacked(_Selecting):
 
     format: Literal["pack-quantized"]
     bits: Literal[4, 8]
-    group_size: Extent | Literal["channel"]
+    group_size: GroupSize
     """Columns that share a scale; ``channel``: one scale a row."""
     symmetric: bool
     """false: with zero points."""

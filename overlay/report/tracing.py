@@ -96,6 +96,10 @@ def _origin_rows(origin: Origin) -> Iterator[tuple[str, str]]:
     if origin.donated is not None:
         yield "donor", f"{origin.donor}, {origin.reference}" if origin.reference else origin.donor
         yield "taken from", _place(origin.donated)
+    if origin.inputs:
+        yield "donor", f"{origin.donor}, {origin.reference}" if origin.reference else origin.donor
+    yield from (("made from", _place(held)) for held in origin.inputs)
+    yield from (("step", step) for step in origin.steps)
     if origin.superseded is not None:
         form = f"{origin.superseded.dtype} {list(origin.superseded.shape)}"
         yield "replaces", f"{form} of the base in {_place(origin.superseded)}"

@@ -22,6 +22,7 @@ from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock
 from overlay.formats.names import RECEIPT_NAME
 from overlay.formats.receipt import Origin, PlacedFile, Proof, Receipt, render_receipt
+from overlay.running.converting import Conversion, convert, require_accuracy
 from overlay.running.proving import Proofs
 from overlay.running.spacing import require_space
 from overlay.storage.files import hint_for_errno
@@ -172,7 +173,7 @@ class _Work:
         recipe = recipe_digest(part)
         digests = self._reuse(part.name, recipe, stage)
         if digests is None:
-            written = write_shard(stage.path_of(part.name), part.header, part.sources, advance)
+            written = _make(part, stage.path_of(part.name), advance)
             self._require_pinned(part, written)
             digests = written.digests
         else:
@@ -265,7 +266,8 @@ class _Work:
         lock = self._pins.lock
         if lock is None:
             return None
-        pinned = lock.base.files.get(part.shard.file.name) if part.origin == "base" else lock.grafts.get(part.name)
+        base = lock.base.files if lock.base is not None else {}
+        pinned = base.get(part.shard.file.name) if part.origin == "base" else lock.grafts.get(part.name)
         return pinned.sha256 if pinned is not None else None
 
     def _require_pinned(self, part: BuiltShard, written: WrittenShard) -> None:
@@ -283,6 +285,15 @@ class _Work:
                 hint="the donor's bytes changed since the lock; fetch the donor again",
                 others=tuple(wrong[1:20]),
             )
+
+
+def _make(part: BuiltShard, path: str, advance: Advance) -> WrittenShard:
+    """Copy or compute the tensors of a shard."""
+    if part.recipe is None:
+        return write_shard(path, part.header, part.sources, advance)
+    done = convert(part.header, part.recipe, path, Conversion(), advance)
+    require_accuracy(done.accuracy, part.limits, part.name)
+    return done.written
 
 
 def _wrong_tensors(pinned: Mapping[str, object], written: Mapping[str, str]) -> list[str]:

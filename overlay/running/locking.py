@@ -14,6 +14,7 @@ from overlay.core.trimming import header_of
 from overlay.errors import Conflict, Mismatch
 from overlay.formats.digest import Digests
 from overlay.formats.lock import Lock, LockLevel
+from overlay.running.converting import Conversion, convert
 from overlay.running.opening import Opened
 from overlay.running.proving import Proofs, prove
 from overlay.storage.shard_writer import digest_shard, digest_trimmed
@@ -86,7 +87,7 @@ def check_made(opened: Opened, composition: Composition, reporter: Reporter) -> 
     """
     if opened.lock is None:
         return []
-    measured = Measured({}, *_measure_made(composition, reporter))
+    measured = _measure_made(composition, reporter)
     return compare(opened.lock, make_lock(opened.pinnable, composition, "content", measured))
 
 
@@ -116,15 +117,14 @@ def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Me
     proofs = prove(_files_to_hash(composition), {}, content=True, reporter=reporter)
     refuse(proofs.findings, opened.path)
     files = {location: digests.sha256 for location, digests in proofs.digests.items()}
-    return Measured(files, *_measure_made(composition, reporter))
+    return replace(_measure_made(composition, reporter), files=files)
 
 
-def _measure_made(
-    composition: Composition, reporter: Reporter
-) -> tuple[dict[str, Digests], dict[str, Mapping[str, str]]]:
-    """Digests of the shards that are made, and of the tensors of every graft."""
+def _measure_made(composition: Composition, reporter: Reporter) -> Measured:
+    """Digests of the shards that are made, of the tensors of every graft, and of what computed ones were made from."""
     shards: dict[str, Digests] = {}
     tensors: dict[str, Mapping[str, str]] = {}
+    inputs: dict[tuple[str, int, int], str] = {}
     for shard in composition.shards:
         if isinstance(shard, LinkedShard) and shard.origin == "base":
             continue
@@ -132,12 +132,19 @@ def _measure_made(
             shards[shard.name] = _digest_trim(shard, reporter)
             continue
         with reporter.task(f"digesting {shard.name}", shard.size) as advance:
-            header = shard.header if isinstance(shard, BuiltShard) else b""
-            written = digest_shard(header, shard.sources, advance)
+            if shard.recipe is not None:
+                done = convert(_header(shard), shard.recipe, None, Conversion(), advance)
+                written, inputs = done.written, {**inputs, **done.inputs}
+            else:
+                written = digest_shard(_header(shard), shard.sources, advance)
         tensors[shard.name] = written.tensors
-        if isinstance(shard, BuiltShard):
+        if isinstance(shard, BuiltShard) and written.digests is not None:
             shards[shard.name] = written.digests
-    return shards, tensors
+    return Measured(shards=shards, tensors=tensors, inputs=inputs)
+
+
+def _header(shard: LinkedShard | BuiltShard) -> bytes:
+    return shard.header if isinstance(shard, BuiltShard) else b""
 
 
 def _files_to_hash(composition: Composition) -> list[FileSeen]:

@@ -12,13 +12,14 @@ from overlay.core.composing import compose
 from overlay.core.deriving import Derived, derive
 from overlay.core.parts import Composition, FileInput, GraftInput, Layer
 from overlay.core.pinning import Pinnable
-from overlay.errors import Conflict, InvalidInput
+from overlay.errors import Conflict, InvalidInput, UsageError
 from overlay.formats import strict_json, yaml_text
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Graft, Manifest, ManifestProblems, parse_manifest
 from overlay.formats.references import HubReference, parse_reference
+from overlay.running.contexts import Reading, read_context
 from overlay.running.locating import Places, file_of, locate, open_sound, portable, title_of
 from overlay.storage.files import read_document
 from overlay.storage.hub_cache import find_snapshot
@@ -58,7 +59,7 @@ class Opened:
     def roots(self) -> set[str]:
         """Folders of the base and of all donors, those of manifests further down included."""
         below = {graft.donor.root for group in self.groups for layer in group for graft in layer.grafts if graft.donor}
-        return {self.base.root, *below, *(donor.root for donor in self.donors.values())}
+        return {self.base.root, *below, *(donor.root for donor in self.donors.values())} - {""}
 
     @property
     def pinnable(self) -> Pinnable:
@@ -109,7 +110,6 @@ def open_manifest(
         problem = f"expected a base that is a checkpoint in the end, found the circle {circle}"
         raise InvalidInput(problem, subject=path, hint="let the lowest of them name a checkpoint as its base")
     manifest = read_manifest(path)
-    _require_supported(manifest, path)
     lock, lock_sha256 = _read_lock(lock_path(path)) if with_lock else (None, None)
     folder = os.path.dirname(os.path.abspath(path))
     parent = _parent_manifest(manifest, folder)
@@ -212,7 +212,13 @@ def _open_layer(
         for name in sorted(wanted)
         if any(built[g.shard] is None for g in manifest.grafts if g.from_ == name) or name in places.donors
     }
-    grafts = tuple(GraftInput(graft, donors.get(graft.from_), built[graft.shard]) for graft in manifest.grafts)
+    reading = Reading(manifest, folder, places, lock)
+    grafts = tuple(
+        GraftInput(graft, donors.get(graft.from_), built[graft.shard], read_context(graft, reading))
+        if graft.steps and graft.from_ in donors
+        else GraftInput(graft, donors.get(graft.from_), built[graft.shard])
+        for graft in manifest.grafts
+    )
     return Layer(manifest, grafts, _file_inputs(manifest, folder, places, engine)), donors
 
 
@@ -240,8 +246,14 @@ def _with_texts(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> Checkpoi
 
 
 def _open_base(manifest: Manifest, folder: str, places: Places, lock: Lock | None) -> Checkpoint:
-    reference = places.base or str(manifest.base)
-    commit = lock.base.commit if lock is not None and places.base is None else None
+    """The checkpoint at the bottom; an empty one for a standalone checkpoint, which has no base."""
+    if manifest.base is None:
+        if places.base is not None:
+            hint = "leave --base out: this manifest describes a standalone checkpoint"
+            raise UsageError("expected no base for base: null, found one", subject=places.base, hint=hint)
+        return Checkpoint(label="nothing", root="", index=None, index_file=None, shards={})
+    reference = places.base or manifest.base
+    commit = lock.base.commit if lock is not None and lock.base is not None and places.base is None else None
     directory = locate(reference, "." if places.base else folder, commit)
     return open_sound(reference, directory, places)
 
@@ -288,19 +300,6 @@ def _read_lock(path: str) -> tuple[Lock | None, str | None]:
         raise InvalidInput(
             first, subject=path, hint="remove the lock and run overlay lock again", others=tuple(others)
         ) from None
-
-
-def _require_supported(manifest: Manifest, path: str) -> None:
-    """Refuse, before anything is read, what this version does not carry out."""
-    unsupported = ["base: null"] if manifest.base is None else []
-    unsupported += [f"grafts[{n}].steps" for n, g in enumerate(manifest.grafts) if g.steps]
-    if unsupported:
-        raise InvalidInput(
-            f"{unsupported[0]}: this version copies tensors and does not convert them",
-            subject=path,
-            hint="remove the key, or use a newer overlay",
-            others=tuple(unsupported[1:]),
-        )
 
 
 def _opened_pair(graft: str, derived: Derived, base: Checkpoint, donor: Checkpoint) -> Opened:

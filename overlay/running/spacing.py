@@ -43,7 +43,7 @@ def _space_for(action: Action, link_mode: str) -> int:
         return min(action.size, _allocated([part.shard.file])) if link_mode == "copy" else 0
     if isinstance(part, TrimmedShard):
         return min(action.size, part.header_bytes + _allocated([part.shard.file]))
-    if isinstance(part, BuiltShard):
+    if isinstance(part, BuiltShard) and part.recipe is None:
         files = {source.file.location: source.file for source in part.sources}
         return min(action.size, len(part.header) + _allocated(files.values()))
     return action.size

@@ -14,7 +14,7 @@ from overlay.core.tracing import Held, Origin, Trace, find_partners, find_tensor
 from overlay.errors import EnvironmentFault, InvalidInput, OverlayError
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
-from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
+from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockedTensor, LockProblems, parse_lock
 from overlay.formats.receipt import PlacedFile, Receipt
 from overlay.running.inspecting import open_reference, read_configs
 from overlay.running.locating import Places, open_checkpoint
@@ -111,9 +111,18 @@ def _donated(origin: Origin, at: TensorSource, receipt: Receipt, lock: str, note
         origin,
         donor=graft.donor,
         reference=f"{donor.reference}{commit}" if donor is not None else "",
-        donated=Held(entry.file, entry.begin, entry.end, entry.dtype, tuple(entry.shape)),
+        donated=_held(entry),
+        steps=tuple(entry.steps),
+        inputs=tuple(Held(i.file, i.begin, i.end, "", ()) for i in entry.inputs),
         notes=tuple(notes),
     )
+
+
+def _held(entry: LockedTensor) -> Held | None:
+    """Where a copied tensor lies in the donor; None for one that was computed."""
+    if entry.file is None or entry.begin is None or entry.end is None:
+        return None
+    return Held(entry.file, entry.begin, entry.end, entry.dtype, tuple(entry.shape))
 
 
 def _refuse_left_out(seen: Checkpoint, receipt: Receipt, tensor: str, places: Places) -> None:

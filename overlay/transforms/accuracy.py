@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from overlay.transforms import checking
 from overlay.transforms.blocks import row_blocks
+from overlay.transforms.checking import require_shape, require_weight
 from overlay.transforms.problems import TransformProblem
 
 _RUN: Final = 1 << 10
@@ -112,9 +112,9 @@ def measure(
     Raises:
         TransformProblem: no matrices of floats of one shape, or NaN or infinity in one of them.
     """
-    checking.require_weight("original", original)
-    checking.require_weight("restored", restored)
-    checking.require_shape("restored", restored, tuple(original.shape))
+    require_weight("original", original)
+    require_weight("restored", restored)
+    require_shape("restored", restored, tuple(original.shape))
     rows, columns = original.shape
     group = columns if group_size is None else group_size
     if group < 1:

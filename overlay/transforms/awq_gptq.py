@@ -26,8 +26,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from overlay.transforms import checking
 from overlay.transforms.blocks import row_blocks
+from overlay.transforms.checking import (
+    require_dtype,
+    require_finite_scale,
+    require_matrix,
+    require_no_overflow,
+    require_shape,
+    require_target,
+)
 from overlay.transforms.dtypes import FLOATS
 from overlay.transforms.integer import WORD
 from overlay.transforms.nibbles import UNSIGNED, unpack_nibbles
@@ -49,11 +56,11 @@ def dequantise_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, dtype: torch
     Raises:
         TransformProblem: dtypes or shapes that do not fit, a scale that is not finite, or a value beyond `dtype`.
     """
-    checking.require_matrix("qweight", qweight, torch.int32)
+    require_matrix("qweight", qweight, torch.int32)
     columns, rows = qweight.shape[0], qweight.shape[1] * 8
     target = _require_groups(scales, (columns, rows), dtype)
-    checking.require_matrix("qzeros", qzeros, torch.int32)
-    checking.require_shape("qzeros", qzeros, (scales.shape[0], rows // 8))
+    require_matrix("qzeros", qzeros, torch.int32)
+    require_shape("qzeros", qzeros, (scales.shape[0], rows // 8))
     group = torch.arange(columns, device=qweight.device).div_(columns // scales.shape[0], rounding_mode="floor")
     weight = torch.empty(rows, columns, dtype=target, device=qweight.device)
     for span in row_blocks(columns, rows):
@@ -61,7 +68,7 @@ def dequantise_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, dtype: torch
         zeros = _awq_codes(qzeros.index_select(0, some))
         values = (_awq_codes(qweight[span]) - zeros).mul_(scales.index_select(0, some))
         weight[:, span].copy_(values.t())
-    checking.require_no_overflow("decoded weight", weight)
+    require_no_overflow("decoded weight", weight)
     return weight
 
 
@@ -101,7 +108,7 @@ def dequantise_gptq(
     """
     if bits not in (2, 4, 8):
         raise TransformProblem("bits", "qweight", expected="2, 4 or 8 bits", found=f"{bits}")
-    checking.require_matrix("qweight", qweight, torch.int32)
+    require_matrix("qweight", qweight, torch.int32)
     places = WORD // bits
     columns, rows = qweight.shape[0] * places, qweight.shape[1]
     target = _require_groups(scales, (columns, rows), dtype)
@@ -114,7 +121,7 @@ def dequantise_gptq(
         codes = _gptq_codes(qweight[words], bits).view(-1, rows).to(torch.float32)
         values = codes.sub_(zeros.index_select(0, some)).mul_(scales.index_select(0, some))
         weight[:, span].copy_(values.t())
-    checking.require_no_overflow("decoded weight", weight)
+    require_no_overflow("decoded weight", weight)
     return weight
 
 
@@ -127,8 +134,8 @@ def _gptq_codes(words: Tensor, bits: int) -> Tensor:
 def _gptq_zeros(qzeros: Tensor, scales: Tensor, bits: int, *, zeros_less_one: bool) -> Tensor:
     """I16 [K/G, N]: the zero points."""
     groups, rows = scales.shape
-    checking.require_matrix("qzeros", qzeros, torch.int32)
-    checking.require_shape("qzeros", qzeros, (groups, -(-rows * bits // WORD)))
+    require_matrix("qzeros", qzeros, torch.int32)
+    require_shape("qzeros", qzeros, (groups, -(-rows * bits // WORD)))
     zeros = _gptq_codes(qzeros, bits).transpose(1, 2).reshape(groups, -1)[:, :rows]
     return (zeros + (1 if zeros_less_one else 0)).bitwise_and_(2**bits - 1).to(torch.int16)
 
@@ -138,8 +145,8 @@ def _gptq_groups(g_idx: Tensor | None, columns: int, scales: Tensor) -> Tensor:
     groups = scales.shape[0]
     if g_idx is None:
         return torch.arange(columns, device=scales.device).div_(columns // groups, rounding_mode="floor")
-    checking.require_dtype("g_idx", g_idx, torch.int32, torch.int64)
-    checking.require_shape("g_idx", g_idx, (columns,))
+    require_dtype("g_idx", g_idx, torch.int32, torch.int64)
+    require_shape("g_idx", g_idx, (columns,))
     least, most = int(g_idx.amin()), int(g_idx.amax())
     if least < 0 or most >= groups:
         found = f"{least} to {most}"
@@ -149,13 +156,13 @@ def _gptq_groups(g_idx: Tensor | None, columns: int, scales: Tensor) -> Tensor:
 
 def _require_groups(scales: Tensor, shape: tuple[int, int], dtype: torch.dtype | None) -> torch.dtype:
     """The dtype to decode to, when `scales` [K/G, N] fit a transposed weight of `shape` (K, N)."""
-    checking.require_matrix("scales", scales, *FLOATS)
+    require_matrix("scales", scales, *FLOATS)
     columns, rows = shape
-    checking.require_shape("scales", scales, (scales.shape[0], rows))
+    require_shape("scales", scales, (scales.shape[0], rows))
     if columns % scales.shape[0]:
         found = f"{scales.shape[0]} scales for {columns} columns"
         raise TransformProblem("group-divides", "scales", expected="groups of one size", found=found)
-    checking.require_finite_scale("scales", scales)
+    require_finite_scale("scales", scales)
     target = scales.dtype if dtype is None else dtype
-    checking.require_target(target)
+    require_target(target)
     return target

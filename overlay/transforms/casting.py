@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overlay.transforms import checking
 from overlay.transforms.blocks import row_blocks
+from overlay.transforms.checking import require_dtype, require_finite_weight, require_no_overflow, require_target
 from overlay.transforms.dtypes import FLOATS
 
 
@@ -22,8 +22,8 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     Raises:
         TransformProblem: another dtype, NaN or infinity in `tensor`, or a value beyond `dtype`.
     """
-    checking.require_dtype("tensor", tensor, *FLOATS)
-    checking.require_target(dtype)
+    require_dtype("tensor", tensor, *FLOATS)
+    require_target(dtype)
     source = tensor.reshape(-1)
     result = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
     target = result.view(-1)
@@ -31,7 +31,7 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         wide = source[span].to(torch.float32)
         # Rounding keeps the order, so what happens to the extremes happens to all.
         extremes = torch.stack(wide.aminmax())
-        checking.require_finite_weight("tensor", extremes)
-        checking.require_no_overflow("tensor", extremes.to(dtype))
+        require_finite_weight("tensor", extremes)
+        require_no_overflow("tensor", extremes.to(dtype))
         target[span].copy_(wide)
     return result

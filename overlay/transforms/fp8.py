@@ -21,9 +21,19 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from overlay.transforms import checking
 from overlay.transforms.accuracy import Reach
 from overlay.transforms.blocks import e4m3_table, largest, lookup, row_blocks
+from overlay.transforms.checking import (
+    all_finite,
+    require_dtype,
+    require_finite_scale,
+    require_finite_weight,
+    require_matrix,
+    require_no_overflow,
+    require_shape,
+    require_target,
+    require_weight,
+)
 from overlay.transforms.dtypes import FLOATS, describe, dtype_name
 from overlay.transforms.problems import TransformProblem
 
@@ -61,9 +71,9 @@ def dequantise_fp8_blocks(
     Raises:
         TransformProblem: dtypes or shapes that do not fit, NaN, or a value that `dtype` cannot hold.
     """
-    checking.require_matrix("weight", weight, torch.float8_e4m3fn)
-    checking.require_matrix("weight_scale_inv", weight_scale_inv, *FLOATS)
-    checking.require_shape("weight_scale_inv", weight_scale_inv, _blocks(tuple(weight.shape), block))
+    require_matrix("weight", weight, torch.float8_e4m3fn)
+    require_matrix("weight_scale_inv", weight_scale_inv, *FLOATS)
+    require_shape("weight_scale_inv", weight_scale_inv, _blocks(tuple(weight.shape), block))
     return _decode(weight, weight_scale_inv, block, dtype, part="weight_scale_inv")
 
 
@@ -76,8 +86,8 @@ def dequantise_fp8(weight: Tensor, weight_scale: Tensor, dtype: torch.dtype = to
     Raises:
         TransformProblem: dtypes or shapes that do not fit, NaN, or a value that `dtype` cannot hold.
     """
-    checking.require_matrix("weight", weight, torch.float8_e4m3fn)
-    checking.require_dtype("weight_scale", weight_scale, *FLOATS)
+    require_matrix("weight", weight, torch.float8_e4m3fn)
+    require_dtype("weight_scale", weight_scale, *FLOATS)
     rows, columns = weight.shape
     if tuple(weight_scale.shape) not in ((), (1,), (rows, 1)):
         expected = f"[{rows}, 1], [1] or []"
@@ -88,9 +98,9 @@ def dequantise_fp8(weight: Tensor, weight_scale: Tensor, dtype: torch.dtype = to
 
 def _decode(weight: Tensor, scale: Tensor, block: tuple[int, int], dtype: torch.dtype, *, part: str) -> Tensor:
     """The decoded weight; `scale` is [ceil(N / block rows), ceil(K / block columns)]."""
-    checking.require_target(dtype)
-    checking.require_finite_scale(part, scale)
-    if not checking.all_finite(weight):
+    require_target(dtype)
+    require_finite_scale(part, scale)
+    if not all_finite(weight):
         raise TransformProblem("finite-weight", "weight", expected="finite weights", found="NaN")
     elements, codes = e4m3_table(weight.device), weight.view(torch.uint8)
     decoded = torch.empty(weight.shape, dtype=dtype, device=weight.device)
@@ -99,7 +109,7 @@ def _decode(weight: Tensor, scale: Tensor, block: tuple[int, int], dtype: torch.
         values.mul_(_spread(scale, span, block, weight.shape[1]))
         decoded[span].copy_(values)
     if not _E4M3_MAX * float(scale.abs().amax().item()) <= torch.finfo(dtype).max:
-        checking.require_no_overflow("decoded weight", decoded)
+        require_no_overflow("decoded weight", decoded)
     return decoded
 
 
@@ -120,7 +130,7 @@ def quantise_fp8_blocks(weight: Tensor, *, block: tuple[int, int] = BLOCK) -> Fp
     Raises:
         TransformProblem: a weight that is no matrix of floats, or not finite.
     """
-    checking.require_weight("weight", weight)
+    require_weight("weight", weight)
     rows, columns = weight.shape
     height = block[0]
     encoded = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device=weight.device)
@@ -154,7 +164,7 @@ def quantise_fp8_rows(weight: Tensor, *, scale_dtype: torch.dtype | None = None)
     Raises:
         TransformProblem: a weight that is no matrix of floats, or not finite, or a dtype of scales not named above.
     """
-    checking.require_weight("weight", weight)
+    require_weight("weight", weight)
     dtype = weight.dtype if scale_dtype is None else scale_dtype
     if dtype not in (weight.dtype, torch.float32):
         raise TransformProblem("dtype", "weight_scale", expected="F32 or that of the weight", found=dtype_name(dtype))
@@ -175,7 +185,7 @@ def quantise_fp8_tensor(weight: Tensor) -> Fp8:
     Raises:
         TransformProblem: a weight that is no matrix of floats, or not finite.
     """
-    checking.require_weight("weight", weight)
+    require_weight("weight", weight)
     scale = _scales_of(largest(weight))
     encoded = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
     for span in row_blocks(*weight.shape):
@@ -197,7 +207,7 @@ def fp8_reach(scale: Tensor, rows: int, *, block_rows: int | None = None) -> Rea
 
 def _scales_of(peaks: Tensor) -> Tensor:
     """`peaks` / 448 in their dtype; its epsilon where that is zero, which keeps zeros zero."""
-    checking.require_finite_weight("weight", peaks)
+    require_finite_weight("weight", peaks)
     scales = peaks / _E4M3_MAX
     return scales.masked_fill_(scales == 0, torch.finfo(peaks.dtype).eps)
 

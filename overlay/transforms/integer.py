@@ -24,9 +24,19 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from overlay.transforms import checking
 from overlay.transforms.accuracy import Reach
 from overlay.transforms.blocks import block_rows, row_blocks
+from overlay.transforms.checking import (
+    require_divides,
+    require_dtype,
+    require_finite_scale,
+    require_finite_weight,
+    require_matrix,
+    require_no_overflow,
+    require_shape,
+    require_target,
+    require_weight,
+)
 from overlay.transforms.nibbles import UNSIGNED, pack_nibbles, unpack_nibbles
 from overlay.transforms.problems import TransformProblem
 
@@ -65,10 +75,10 @@ def quantise_packed_integers(
             beyond the dtype.
     """
     _require_bits(bits)
-    checking.require_weight("weight", weight)
+    require_weight("weight", weight)
     rows, columns = weight.shape
     group = columns if group_size is None else group_size
-    checking.require_divides("weight", group, columns)
+    require_divides("weight", group, columns)
     packed = torch.empty(rows, _words(columns, bits), dtype=torch.int32, device=weight.device)
     scale = torch.empty(rows, columns // group, dtype=weight.dtype, device=weight.device)
     zeros = torch.zeros(rows, columns // group, dtype=torch.int8, device=weight.device)
@@ -118,8 +128,8 @@ def _extremes(weight: Tensor, group: int, scratch: Tensor) -> tuple[Tensor, Tens
 
 def _explain_infinite(weight: Tensor, scales: Tensor) -> None:
     """Refuse: either the weight is not finite, or the range of a group is beyond its dtype."""
-    checking.require_finite_weight("weight", torch.stack(weight.to(torch.float32).aminmax()))
-    checking.require_no_overflow("weight_scale", scales)
+    require_finite_weight("weight", torch.stack(weight.to(torch.float32).aminmax()))
+    require_no_overflow("weight_scale", scales)
 
 
 _ROUNDING: Final = {
@@ -180,7 +190,7 @@ def dequantise_packed_integers(
     _require_bits(bits)
     rows, columns = _require_partners(weight_packed, weight_scale, weight_shape, bits)
     target = weight_scale.dtype if dtype is None else dtype
-    checking.require_target(target)
+    require_target(target)
     groups = weight_scale.shape[1]
     zeros = _unpack_zeros(weight_zero_point, rows, groups, bits)
     weight = torch.empty(rows, columns, dtype=target, device=weight_packed.device)
@@ -192,23 +202,23 @@ def dequantise_packed_integers(
         codes *= weight_scale[span].reshape(-1, 1)
         weight[span].copy_(codes.view(-1, columns))
     if not _reach(weight_scale, bits) <= torch.finfo(target).max:
-        checking.require_no_overflow("decoded weight", weight)
+        require_no_overflow("decoded weight", weight)
     return weight
 
 
 def _require_partners(packed: Tensor, scale: Tensor, shape: Tensor, bits: int) -> tuple[int, int]:
     """N and K, when dtypes and shapes of the partners fit together."""
-    checking.require_matrix("weight_packed", packed, torch.int32)
-    checking.require_weight("weight_scale", scale)
-    checking.require_dtype("weight_shape", shape, torch.int64)
-    checking.require_shape("weight_shape", shape, (2,))
+    require_matrix("weight_packed", packed, torch.int32)
+    require_weight("weight_scale", scale)
+    require_dtype("weight_shape", shape, torch.int64)
+    require_shape("weight_shape", shape, (2,))
     rows, columns = shape.tolist()
-    checking.require_shape("weight_packed", packed, (rows, _words(columns, bits)))
-    checking.require_shape("weight_scale", scale, (rows, scale.shape[1]))
+    require_shape("weight_packed", packed, (rows, _words(columns, bits)))
+    require_shape("weight_scale", scale, (rows, scale.shape[1]))
     if columns % scale.shape[1]:
         found = f"{scale.shape[1]} scales for {columns} columns"
         raise TransformProblem("group-divides", "weight_scale", expected="groups of one size", found=found)
-    checking.require_finite_scale("weight_scale", scale)
+    require_finite_scale("weight_scale", scale)
     return rows, columns
 
 
@@ -216,8 +226,8 @@ def _unpack_zeros(packed: Tensor | None, rows: int, groups: int, bits: int) -> T
     """I8 [N, K/G]: the zero points, when there are any."""
     if packed is None:
         return None
-    checking.require_matrix("weight_zero_point", packed, torch.int32)
-    checking.require_shape("weight_zero_point", packed, (_words(rows, bits), groups))
+    require_matrix("weight_zero_point", packed, torch.int32)
+    require_shape("weight_zero_point", packed, (_words(rows, bits), groups))
     return unpack_codes(packed, bits, rows, dim=0)
 
 
@@ -243,7 +253,7 @@ def pack_codes(codes: Tensor, bits: int = 4, *, dim: int = 1) -> Tensor:
         TransformProblem: `codes` is no I8 matrix, or `bits` neither 4 nor 8.
     """
     _require_bits(bits)
-    checking.require_matrix("codes", codes, torch.int8)
+    require_matrix("codes", codes, torch.int8)
     half = 2 ** (bits - 1)
     if dim == 1:
         packed = torch.empty(codes.shape[0], _words(codes.shape[1], bits), dtype=torch.int32, device=codes.device)
@@ -266,10 +276,10 @@ def unpack_codes(packed: Tensor, bits: int, extent: int, *, dim: int = 1) -> Ten
         TransformProblem: `packed` is no I32 matrix of that many words, or `bits` neither 4 nor 8.
     """
     _require_bits(bits)
-    checking.require_matrix("packed codes", packed, torch.int32)
+    require_matrix("packed codes", packed, torch.int32)
     other = packed.shape[1 - dim]
     words = _words(extent, bits)
-    checking.require_shape("packed codes", packed, (other, words) if dim == 1 else (words, other))
+    require_shape("packed codes", packed, (other, words) if dim == 1 else (words, other))
     half, mask = 2 ** (bits - 1), 2**bits - 1
     codes = torch.empty((other, extent) if dim == 1 else (extent, other), dtype=torch.int8, device=packed.device)
     lines = codes if dim == 0 else codes.t()

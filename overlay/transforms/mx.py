@@ -19,8 +19,17 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from overlay.transforms import checking
 from overlay.transforms.blocks import e4m3_table, lookup, row_blocks
+from overlay.transforms.checking import (
+    all_finite,
+    require_divides,
+    require_finite_weight,
+    require_matrix,
+    require_no_overflow,
+    require_shape,
+    require_target,
+    require_weight,
+)
 from overlay.transforms.nibbles import E2M1, encode_e2m1, pack_nibbles, unpack_nibbles
 from overlay.transforms.problems import TransformProblem
 
@@ -54,7 +63,7 @@ def dequantise_mxfp4(weight_packed: Tensor, weight_scale: Tensor, dtype: torch.d
     Raises:
         TransformProblem: dtypes or shapes that do not fit, a scale that is NaN, or a value that `dtype` cannot hold.
     """
-    checking.require_matrix("weight_packed", weight_packed, torch.uint8)
+    require_matrix("weight_packed", weight_packed, torch.uint8)
     return _decode("weight_packed", weight_packed, weight_scale, dtype)
 
 
@@ -66,8 +75,8 @@ def dequantise_mxfp8(weight: Tensor, weight_scale: Tensor, dtype: torch.dtype = 
     Raises:
         TransformProblem: dtypes or shapes that do not fit, NaN, or a value that `dtype` cannot hold.
     """
-    checking.require_matrix("weight", weight, torch.float8_e4m3fn)
-    if not checking.all_finite(weight):
+    require_matrix("weight", weight, torch.float8_e4m3fn)
+    if not all_finite(weight):
         raise TransformProblem("finite-weight", "weight", expected="finite weights", found="NaN")
     return _decode("weight", weight, weight_scale, dtype)
 
@@ -76,8 +85,8 @@ def _decode(part: str, elements: Tensor, weight_scale: Tensor, dtype: torch.dtyp
     """The decoded weight; U8 elements are pairs of E2M1 codes."""
     paired = elements.dtype == torch.uint8
     rows, columns = elements.shape[0], elements.shape[1] * (2 if paired else 1)
-    checking.require_target(dtype)
-    checking.require_divides(part, GROUP, columns)
+    require_target(dtype)
+    require_divides(part, GROUP, columns)
     scale = _require_scale(weight_scale, (rows, columns // GROUP))
     powers, table = _powers(elements.device), e4m3_table(elements.device)
     weight = torch.empty(rows, columns, dtype=dtype, device=elements.device)
@@ -87,14 +96,14 @@ def _decode(part: str, elements: Tensor, weight_scale: Tensor, dtype: torch.dtyp
         values = values.view(-1, GROUP).mul_(lookup(powers, scale[span])[:, None])
         weight[span].copy_(values.view(-1, columns))
     if not (6.0 if paired else 448.0) * float(powers[int(scale.amax())]) <= torch.finfo(dtype).max:
-        checking.require_no_overflow("decoded weight", weight)
+        require_no_overflow("decoded weight", weight)
     return weight
 
 
 def _require_scale(scale: Tensor, shape: tuple[int, int]) -> Tensor:
     """U8: the bytes of `scale`, when dtype and shape fit and none is NaN."""
-    checking.require_matrix("weight_scale", scale, torch.uint8, torch.float8_e8m0fnu)
-    checking.require_shape("weight_scale", scale, shape)
+    require_matrix("weight_scale", scale, torch.uint8, torch.float8_e8m0fnu)
+    require_shape("weight_scale", scale, shape)
     codes = scale.view(torch.uint8)
     if int(codes.amax()) == _NAN:
         raise TransformProblem("finite-scale", "weight_scale", expected="finite scales", found="NaN")
@@ -143,9 +152,9 @@ def quantise_mxfp8(weight: Tensor) -> Mxfp8:
 
 
 def _require_encodable(weight: Tensor) -> tuple[int, int]:
-    checking.require_weight("weight", weight)
+    require_weight("weight", weight)
     rows, columns = weight.shape
-    checking.require_divides("weight", GROUP, columns)
+    require_divides("weight", GROUP, columns)
     return rows, columns
 
 
@@ -157,7 +166,7 @@ def _scaled(weight: Tensor, *, headroom: int) -> tuple[Tensor, Tensor]:
     """
     groups = weight.to(torch.float32).reshape(-1, GROUP)
     peaks = groups.abs().amax(dim=1)
-    checking.require_finite_weight("weight", peaks)
+    require_finite_weight("weight", peaks)
     # The exponent bits of a quarter more than the mantissa's unit: 2^23 is one step of the exponent, 2^21 a quarter.
     exponents = (peaks.view(torch.int32) + (1 << 21)) >> 23
     codes = (exponents - headroom).clamp_(0, _NAN - 1).to(torch.uint8)

@@ -24,9 +24,19 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from overlay.transforms import checking
 from overlay.transforms.accuracy import Reach
 from overlay.transforms.blocks import e4m3_table, largest, lookup, row_blocks
+from overlay.transforms.checking import (
+    require_divides,
+    require_finite_scale,
+    require_finite_weight,
+    require_matrix,
+    require_no_overflow,
+    require_shape,
+    require_target,
+    require_tensor_scale,
+    require_weight,
+)
 from overlay.transforms.nibbles import E2M1, encode_e2m1, pack_nibbles, unpack_nibbles
 from overlay.transforms.problems import TransformProblem
 
@@ -67,7 +77,7 @@ def dequantise_modelopt_nvfp4(
     Raises:
         TransformProblem: dtypes or shapes that do not fit, a scale that is NaN, or a value that `dtype` cannot hold.
     """
-    checking.require_tensor_scale("weight_scale_2", weight_scale_2)
+    require_tensor_scale("weight_scale_2", weight_scale_2)
     factors = e4m3_table(weight_scale.device) * weight_scale_2.reshape(())
     return _decode(ModeloptNvfp4._fields, weight, weight_scale, factors, dtype)
 
@@ -82,20 +92,20 @@ def dequantise_packed_nvfp4(
     Raises:
         TransformProblem: as `dequantise_modelopt_nvfp4`.
     """
-    checking.require_tensor_scale("weight_global_scale", weight_global_scale)
+    require_tensor_scale("weight_global_scale", weight_global_scale)
     factors = e4m3_table(weight_scale.device) / weight_global_scale.reshape(())
     return _decode(PackedNvfp4._fields, weight_packed, weight_scale, factors, dtype)
 
 
 def _decode(parts: tuple[str, ...], packed: Tensor, scale: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
     """The decoded weight; `factors` (F32 [256]) is the whole factor of a group by the byte of its scale."""
-    checking.require_matrix(parts[0], packed, torch.uint8)
-    checking.require_matrix(parts[1], scale, torch.float8_e4m3fn)
-    checking.require_target(dtype)
+    require_matrix(parts[0], packed, torch.uint8)
+    require_matrix(parts[1], scale, torch.float8_e4m3fn)
+    require_target(dtype)
     rows, columns = packed.shape[0], packed.shape[1] * 2
-    checking.require_divides(parts[0], GROUP, columns)
-    checking.require_shape(parts[1], scale, (rows, columns // GROUP))
-    checking.require_finite_scale(parts[1], scale)
+    require_divides(parts[0], GROUP, columns)
+    require_shape(parts[1], scale, (rows, columns // GROUP))
+    require_finite_scale(parts[1], scale)
     weight = torch.empty(rows, columns, dtype=dtype, device=packed.device)
     codes = scale.view(torch.uint8)
     for span in row_blocks(rows, columns):
@@ -104,7 +114,7 @@ def _decode(parts: tuple[str, ...], packed: Tensor, scale: Tensor, factors: Tens
         weight[span].copy_(values.view(-1, columns))
     # Finite factors are at most 448 times the scale of the tensor; only where that comes near the limit is it worth a pass.
     if not _E2M1_MAX * factors[0x7E].item() <= torch.finfo(dtype).max:
-        checking.require_no_overflow("decoded weight", weight)
+        require_no_overflow("decoded weight", weight)
     return weight
 
 
@@ -198,7 +208,7 @@ def shared_global_scale(*weights: Tensor) -> Tensor:
     """
     peak = _peak(weights)
     divisor = torch.where(peak == 0, torch.ones_like(peak), _FULL_RANGE / peak)
-    checking.require_no_overflow("weight_global_scale", divisor)
+    require_no_overflow("weight_global_scale", divisor)
     return divisor.to(torch.float32).reshape(1)
 
 
@@ -228,18 +238,18 @@ def reciprocal_scale(part: str, scale: Tensor) -> Tensor:
     Raises:
         TransformProblem: `scale` is not one finite positive F32 number, or its reciprocal is not.
     """
-    checking.require_tensor_scale(part, scale)
+    require_tensor_scale(part, scale)
     reciprocal = 1 / scale
-    checking.require_tensor_scale(f"1 / {part}", reciprocal)
+    require_tensor_scale(f"1 / {part}", reciprocal)
     return reciprocal
 
 
 def _peak(weights: tuple[Tensor, ...]) -> Tensor:
     """[] in the dtype of the first weight: the greatest magnitude of them all."""
     for weight in weights:
-        checking.require_weight("weight", weight)
+        require_weight("weight", weight)
     peak = torch.stack([largest(weight) for weight in weights]).amax()
-    checking.require_finite_weight("weight", peak)
+    require_finite_weight("weight", peak)
     return peak.to(weights[0].dtype)
 
 
@@ -247,9 +257,9 @@ def _require_encodable(
     weight: Tensor, part: str, scale: Tensor, *, least: float = 0.0, most: float = float("inf")
 ) -> None:
     """`weight` falls into groups, and `scale` leaves every product with a group scale a normal number."""
-    checking.require_weight("weight", weight)
-    checking.require_divides("weight", GROUP, weight.shape[1])
-    checking.require_tensor_scale(part, scale)
+    require_weight("weight", weight)
+    require_divides("weight", GROUP, weight.shape[1])
+    require_tensor_scale(part, scale)
     if not least <= scale.item() <= most:
         raise TransformProblem("overflow", part, expected=f"{least:g} to {most:g}", found=f"{scale.item():g}")
 
@@ -270,7 +280,7 @@ def _encode(
     for span in row_blocks(rows, columns):
         groups = weight[span].to(torch.float32).reshape(-1, GROUP)
         peaks = groups.abs().amax(dim=1)
-        checking.require_finite_weight("weight", peaks)
+        require_finite_weight("weight", peaks)
         stored = scales_of(peaks.to(weight.dtype)).to(torch.float8_e4m3fn)
         groups = groups / factors_of(stored.to(torch.float32))[:, None]
         packed[span].copy_(pack_nibbles(encode_e2m1(groups)).view(-1, columns // 2))

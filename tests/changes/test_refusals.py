@@ -320,8 +320,8 @@ def _of_tensors() -> Iterator[Case]:
     yield Case(
         what="steps",
         make=_steps,
-        says="small.yaml: grafts[0].steps: this version copies tensors and does not convert them",
-        hint="remove the key, or use a newer overlay",
+        says="model-00004-of-00004.safetensors: steps[0]: expected a tensor to cast to BF16, found none (rule idle-step)",
+        hint="correct the step, or choose other tensors of the donor",
         exit=3,
     )
     yield Case(

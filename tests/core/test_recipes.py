@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.core.checkpoint import FileSeen, Fingerprint
-from overlay.core.parts import TensorSource
+from overlay.core.checkpoint import FileSeen, Fingerprint, TensorSource
 from overlay.core.recipe_config import ConfigChange, Undeclarable, merge, operations
 from overlay.core.recipes import Context, Recipe, plan_recipe
 from overlay.errors import InvalidInput
@@ -25,7 +24,9 @@ from overlay.formats.keep_lists import KeepLists
 from overlay.formats.manifest import parse_manifest
 from overlay.formats.quantization_config import parse_quantization_config
 from overlay.formats.steps import Step
-from tests.support.checkpoints import WIDTHS
+from tests.support import checkpoints
+
+WIDTHS = {**checkpoints.WIDTHS, "I8": 1}
 
 Entry = tuple[str, str, tuple[int, ...]]
 """Name, dtype and shape."""
@@ -74,7 +75,7 @@ def int4(path: str, rows: int, columns: int) -> list[Entry]:
 def draft_layer(experts: int, routed: Any = nvfp4, other: Any = dense) -> list[Entry]:
     """Layer 78 of GLM-5.2; `other` writes the linear modules that are no routed experts."""
     attn, mlp = f"{LAYER}.self_attn", f"{LAYER}.mlp"
-    entries = [(f"{LAYER}.{n}.weight", "BF16", (HIDDEN,)) for n in ("enorm", "hnorm", "shared_head.norm")]
+    entries: list[Entry] = [(f"{LAYER}.{n}.weight", "BF16", (HIDDEN,)) for n in ("enorm", "hnorm", "shared_head.norm")]
     entries += [(f"{LAYER}.{n}.weight", "BF16", (HIDDEN,)) for n in ("input_layernorm", "post_attention_layernorm")]
     entries += dense(f"{LAYER}.eh_proj", HIDDEN, 2 * HIDDEN)
     entries += other(f"{attn}.q_a_proj", Q_LORA, HIDDEN) + other(f"{attn}.q_b_proj", 16384, Q_LORA)
@@ -223,6 +224,20 @@ def test_without_steps_everything_is_a_copy() -> None:
     assert sorted(donor(entries)) == sorted(recipe.copies)
     assert () == recipe.jobs
     assert ConfigChange(unquantised=recipe.config.unquantised) == recipe.config
+
+
+def test_the_ways_of_a_recipe_are_few() -> None:
+    recipe = plan(draft_layer(4), {"dequantize": "modelopt-nvfp4"}, {"keep-experts": [1, 2, 3]}, {"quantize": INT4})
+
+    quantize = "quantize bits=4 format=pack-quantized group_size=32 symmetric=false"
+    ways = {way.steps: way.tensors for way in recipe.ways}
+    assert {
+        (): 12,
+        ("dequantize format=modelopt-nvfp4 to=BF16", quantize): 9 * 4,
+        ("keep-rows rows=1,2,3",): 2,
+        (quantize,): 9 * 4,
+    } == ways
+    assert recipe.nbytes == sum(way.bytes for way in recipe.ways)
 
 
 # Jobs
@@ -420,6 +435,13 @@ def test_symmetric_integers_need_to_be_told_their_width() -> None:
     assert [("a.o_proj.weight", "BF16", (128, 256))] == recipe.tensors
 
 
+def test_the_head_is_quantised_where_somebody_names_it() -> None:
+    entries = dense("lm_head", 8, 64) + dense("a.o_proj", 8, 64)
+
+    assert ["lm_head.weight"] == [copy.name for copy in plan(entries, {"quantize": INT4}).copies]
+    assert () == plan(entries, {"quantize": {**INT4, "targets": ["**"]}}).copies
+
+
 def test_scales_wider_than_the_weight_widen_it_first() -> None:
     recipe = plan(dense("a.o_proj", 8, 64), {"quantize": {**INT4, "scale_dtype": "F32"}})
 
@@ -434,28 +456,100 @@ def test_scales_wider_than_the_weight_widen_it_first() -> None:
 @pytest.mark.parametrize(
     ("entries", "step", "says"),
     [
-        (dense("a.o_proj", 4, 48), {"quantize": INT4}, "a.o_proj.weight (model-mtp.safetensors): expected columns in groups of 32, found 48 columns (rule group-divides)"),
-        (dense("a.o_proj", 4, 33), {"quantize": "modelopt-nvfp4"}, "expected an even number of columns, found 33 columns (rule even-columns)"),
-        (dense("a.o_proj", 4, 64, "F32"), {"quantize": {**INT4, "scale_dtype": "BF16"}}, "a.o_proj.weight_scale (model-mtp.safetensors): expected F32 or F32 for a weight of F32, found BF16 (rule scale-dtype)"),
-        (int4("a.o_proj", 8, 64), {"quantize": "fp8-channel"}, "expected fp8-channel, found pack-quantized int4 g32 asym: dequantize it first (rule already-quantised)"),
-        (int4("a.o_proj", 8, 64), {"dequantize": "modelopt-nvfp4"}, "expected modelopt-nvfp4, found pack-quantized (rule already-quantised)"),
-        (dense("a.o_proj", 8, 64), {"dequantize": "modelopt-nvfp4"}, "expected a module in modelopt-nvfp4, found none (rule idle-step)"),
-        ([("norm.weight", "BF16", (8,))], {"quantize": INT4}, "expected a module to quantize, found none (rule idle-step)"),
-        (dense("a.o_proj", 8, 64), {"quantize": {**INT4, "ignore": ["b.**"]}}, "ignore: expected 'b.**' to describe something, found nothing (rule idle-step)"),
-        (dense("a.o_proj", 8, 64), {"rename": {"b.*": "c.*"}}, "expected 'b.*' to describe a tensor, found none (rule idle-step)"),
-        (dense("a", 8, 64) + dense("b", 8, 64), {"rename": {"a.*": "b.*"}}, "b.weight (model-mtp.safetensors): expected a name of its own, found b.weight, which a.weight has too (rule one-name)"),
-        (dense("a.b", 8, 64), {"rename": {"a.**": "x.**", "a.b.*": "y.b.*"}}, "expected one pattern for it, found 'a.**' and 'a.b.*'"),
+        (
+            dense("a.o_proj", 4, 48),
+            {"quantize": INT4},
+            "a.o_proj.weight (model-mtp.safetensors): expected columns in groups of 32, found 48 columns (rule group-",
+        ),
+        (
+            dense("a.o_proj", 4, 33),
+            {"quantize": "modelopt-nvfp4"},
+            "expected an even number of columns, found 33 columns (rule even-columns)",
+        ),
+        (
+            dense("a.o_proj", 4, 64, "F32"),
+            {"quantize": {**INT4, "scale_dtype": "BF16"}},
+            "a.o_proj.weight_scale (model-mtp.safetensors): expected F32 for a weight of F32, found BF16 (rule scale-dtype)",
+        ),
+        (
+            int4("a.o_proj", 8, 64),
+            {"quantize": "fp8-channel"},
+            "expected fp8-channel, found pack-quantized int4 g32 asym: dequantize it first (rule already-quantised)",
+        ),
+        (
+            int4("a.o_proj", 8, 64),
+            {"dequantize": "modelopt-nvfp4"},
+            "expected modelopt-nvfp4, found pack-quantized (rule already-quantised)",
+        ),
+        (
+            dense("a.o_proj", 8, 64),
+            {"dequantize": "modelopt-nvfp4"},
+            "expected a module in modelopt-nvfp4, found none (rule idle-step)",
+        ),
+        (
+            [("norm.weight", "BF16", (8,))],
+            {"quantize": INT4},
+            "expected a module to quantize, found none (rule idle-step)",
+        ),
+        (
+            dense("a.o_proj", 8, 64),
+            {"quantize": {**INT4, "ignore": ["b.**"]}},
+            "ignore: expected 'b.**' to describe something, found nothing (rule idle-step)",
+        ),
+        (
+            dense("a.o_proj", 8, 64),
+            {"rename": {"b.*": "c.*"}},
+            "expected 'b.*' to describe a tensor, found none (rule idle-step)",
+        ),
+        (
+            dense("a", 8, 64) + dense("b", 8, 64),
+            {"rename": {"a.*": "b.*"}},
+            "b.weight (model-mtp.safetensors): expected a name of its own, found b.weight, which a.weight has too",
+        ),
+        (
+            dense("a.b", 8, 64),
+            {"rename": {"a.**": "x.**", "a.b.*": "y.b.*"}},
+            "expected one pattern for it, found 'a.**' and 'a.b.*'",
+        ),
         (dense("a", 8, 64), {"cast": "BF16"}, "expected a tensor to cast to BF16, found none (rule idle-step)"),
-        ([("a.index", "I64", (4,))], {"cast": {"to": "BF16", "tensors": ["a.*"]}}, "expected BF16, F16, F32, found I64 (rule dtype)"),
-        (nvfp4("a", 8, 64), {"cast": {"to": "BF16", "tensors": ["**.weight_scale_2"]}}, "found a part of a quantised weight (rule dtype)"),
+        (
+            [("a.index", "I64", (4,))],
+            {"cast": {"to": "BF16", "tensors": ["a.*"]}},
+            "expected BF16, F16, F32, found I64 (rule dtype)",
+        ),
+        (
+            nvfp4("a", 8, 64),
+            {"cast": {"to": "BF16", "tensors": ["**.weight_scale_2"]}},
+            "found a part of a quantised weight (rule dtype)",
+        ),
         (dense("a", 8, 64), {"keep-experts": [0]}, "expected experts, found none (rule idle-step)"),
-        (dense("a", 8, 64), {"fuse": {"parts": ["gate_proj", "up_proj"], "into": "gate_up_proj"}}, "expected a module with gate_proj, up_proj, found none"),
-        (dense("a.gate_proj", 8, 64), {"fuse": {"parts": ["gate_proj", "up_proj"], "into": "x"}}, "a.up_proj.weight (model-mtp.safetensors): expected this part, found none (rule same-parts)"),
-        (dense("a.x", 7, 64), {"split": {"from": "x", "into": ["gate_proj", "up_proj"]}}, "expected a multiple of 2 rows"),
-        ([("m.experts.up_proj", "BF16", (4, 8, 64))], {"quantize": INT4}, "expected numbered experts, found [4, 8, 64]: split them first"),
-        ([("a.weight", "I8", (8, 64)), ("a.weight_scale", "F32", (8, 1))], {"dequantize": "auto"}, "expected a format that recipes read, found int8-channel"),
+        (
+            dense("a", 8, 64),
+            {"fuse": {"parts": ["gate_proj", "up_proj"], "into": "gate_up_proj"}},
+            "expected a module with gate_proj, up_proj, found none",
+        ),
+        (
+            dense("a.gate_proj", 8, 64),
+            {"fuse": {"parts": ["gate_proj", "up_proj"], "into": "x"}},
+            "a.up_proj.weight (model-mtp.safetensors): expected this part, found none (rule same-parts)",
+        ),
+        (
+            dense("a.x", 7, 64),
+            {"split": {"from": "x", "into": ["gate_proj", "up_proj"]}},
+            "expected a multiple of 2 rows",
+        ),
+        (
+            [("m.experts.up_proj", "BF16", (4, 8, 64))],
+            {"quantize": INT4},
+            "expected numbered experts, found [4, 8, 64]: split them first",
+        ),
+        (
+            [("a.weight", "I8", (8, 64)), ("a.weight_scale", "F32", (8, 1))],
+            {"dequantize": "auto"},
+            "expected a format that recipes read, found int8-channel",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_step_that_cannot_be_taken_is_refused(entries: list[Entry], step: Mapping[str, Any], says: str) -> None:
     lines = refusal(entries, step)
 
@@ -543,6 +637,12 @@ def test_lists_of_a_file_are_held_to_the_same_rules() -> None:
     assert ["m.layers.1.mlp.experts: expected each expert once, found 2 again (rule keep-list)"] == lines
 
 
+def test_a_list_is_as_long_as_the_target_needs_it() -> None:
+    lines = refusal(small_layer(4), {"keep-experts": [0, 1]}, experts=3)
+
+    assert ["m.layers.1.mlp.experts: expected a list of 3 experts, found 2 (rule keep-list)"] == lines
+
+
 def test_every_routing_group_must_keep_as_many_experts() -> None:
     lines = refusal(small_layer(4), {"keep-experts": [0, 1]}, n_group=2)
 
@@ -563,11 +663,20 @@ def test_layers_must_keep_one_number() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda es: [e for e in es if not e[0].endswith("gate.weight")], "expected m.layers.1.mlp.gate.weight beside it, found none (rule partner)"),
-        (lambda es: [e for e in es if ".experts.1." not in e[0]], "expected experts 0 to 3, found none with number 1 (rule expert-rows)"),
-        (lambda es: [e for e in es if ".experts.3." not in e[0]], "expected a row for each of 3 experts, found 4 (rule expert-rows)"),
+        (
+            lambda es: [e for e in es if not e[0].endswith("gate.weight")],
+            "expected m.layers.1.mlp.gate.weight beside it, found none (rule partner)",
+        ),
+        (
+            lambda es: [e for e in es if ".experts.1." not in e[0]],
+            "expected experts 0 to 3, found none with number 1 (rule expert-rows)",
+        ),
+        (
+            lambda es: [e for e in es if ".experts.3." not in e[0]],
+            "expected a row for each of 3 experts, found 4 (rule expert-rows)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_layer_whose_experts_disagree_is_refused(change: Any, says: str) -> None:
     lines = refusal(change(small_layer(4)), {"keep-experts": [0, 2]})
 
@@ -622,14 +731,28 @@ def test_a_cast_leaves_the_bias_of_routers_and_quantised_weights_alone() -> None
 @pytest.mark.parametrize("interleave", [False, True])
 def test_fused_experts_split_to_what_they_were(interleave: bool) -> None:
     entries = small_layer(3)
-    fuse = [
-        {"fuse": {"experts": "**.mlp.experts", "parts": ["gate_proj", "up_proj"], "into": "gate_up_proj", "interleave": interleave}},
+    fuse: list[dict[str, Any]] = [
+        {
+            "fuse": {
+                "experts": "**.mlp.experts",
+                "parts": ["gate_proj", "up_proj"],
+                "into": "gate_up_proj",
+                "interleave": interleave,
+            }
+        },
         {"fuse": {"experts": "**.mlp.experts", "parts": ["down_proj"], "into": "down_proj"}},
-    ]  # fmt: skip
-    split = [
-        {"split": {"experts": "**.mlp.experts", "from": "gate_up_proj", "into": ["gate_proj", "up_proj"], "interleave": interleave}},
+    ]
+    split: list[dict[str, Any]] = [
+        {
+            "split": {
+                "experts": "**.mlp.experts",
+                "from": "gate_up_proj",
+                "into": ["gate_proj", "up_proj"],
+                "interleave": interleave,
+            }
+        },
         {"split": {"experts": "**.mlp.experts", "from": "down_proj", "into": ["down_proj"]}},
-    ]  # fmt: skip
+    ]
 
     fused = plan(entries, *fuse)
     back = plan(entries, *fuse, *split)

@@ -1,0 +1,1 @@
+"""What ``--json`` prints, declared: ``docs/schemas`` and ``docs/json.md`` are generated from this."""
