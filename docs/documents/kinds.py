@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, get_args
 from documents.comparing import AUDIT, COMPARISON
 from documents.looking import DESCRIPTION, MEANING, TRACE, VERDICT
 from documents.shared import FINDINGS, NAMES, NUMBERS
-from documents.words import Schema, count, digest, document, flag, items, one_of, or_null, record, shared, text
+from documents.words import Schema, count, digest, document, entries, flag, items, one_of, or_null, record, shared, text
 from overlay.core.planning import Do
 from overlay.core.target import Standing
 from overlay.formats.receipt import Origin
@@ -63,6 +63,21 @@ PLAN: Final = record(
         ),
         "notes": items("Anything worth a look.", NAMES),
         "state": digest("Of what the target will be."),
+    },
+)
+
+BUILT_SHARD: Final = record(
+    "A shard that was made.",
+    {
+        "name": text("Its name."),
+        "tensors": count("Tensors in it."),
+        "file_bytes": count("Bytes of the file."),
+        "sha256": digest("Of the file."),
+        "taken_over": flag("Whether it comes from a build that was interrupted."),
+        "accuracy": entries(
+            "Class of modules to what its lossy steps lost; empty where nothing is lost.",
+            entries("Measure to its value, such as `relative_rms`.", {"type": ["number", "null"]}),
+        ),
     },
 )
 
@@ -132,6 +147,20 @@ KINDS: Final[dict[str, Kind]] = {
                 "changed": flag("False: there was nothing to do."),
                 "unproven": items("Files whose bytes were not compared with a digest.", NAMES),
                 "receipt": shared("receipt", "The receipt."),
+            },
+        ),
+    ),
+    "build": Kind(
+        "overlay build",
+        document(
+            "build",
+            "What was built.",
+            {
+                "target": text("The repository."),
+                "tensors": count("Tensors in its shards."),
+                "bytes": count("Bytes of tensor data in them."),
+                "shards": items("Shards that were made.", BUILT_SHARD),
+                "lock": shared("lock", "The lock of the repository."),
             },
         ),
     ),

@@ -93,7 +93,7 @@ def build(
     places: Places | None = None,
     reporter: Reporter | None = None,
 ) -> Built:
-    """Make the shards of the grafts of the manifest at `path`, and the repository that holds them, in the folder `target`."""
+    """Make the shards of the grafts of the manifest at `path`, and the repository `target` that holds them."""
     where = places or Places()
     opened = open_manifest(path, where, with_lock=False)
     return build_repository(opened, absolute(target), how or Conversion(), where, reporter or Silent())

@@ -15,25 +15,21 @@ from overlay.report.progress import Bars
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
-class _Size(click.ParamType):
+def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
     """A number of bytes with a unit, such as 512MiB."""
-
-    name = "SIZE"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d{1,9}) ?([kMG]i?|Ki)?B?", str(value))
-        if match is None:
-            self.fail(f"expected a size such as 512MiB, found {value}", param, ctx)
-        return int(match[1]) * _UNITS[match[2] or ""]
+    match = re.fullmatch(r"(\d{1,9}) ?([kMG]i?|Ki)?B?", value)
+    if match is None:
+        raise click.BadParameter(f"expected a size such as 512MiB, found {value}", context, parameter)
+    return int(match[1]) * _UNITS[match[2] or ""]
 
 
 @click.command()
 @click.argument("manifest")
 @click.option("-o", "--output", "target", required=True, metavar="DIR", help="The repository to make; absent or empty.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Workers that convert; 0: one a processor.")
-@click.option("--memory", type=_Size(), default="512MiB", show_default=True, help="Bytes of tensors in memory at once.")
+@click.option(
+    "--memory", callback=_size, default="512MiB", show_default=True, help="Bytes of tensors in memory at once."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to compute; the bytes are the same everywhere.")
 @place_options
 @output_options

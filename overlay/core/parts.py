@@ -167,7 +167,7 @@ class GraftInput:
     """None when the donor is not at hand; then `built` must be."""
     built: Shard | None
     """A shard of the graft's name that lies beside the manifest, built before."""
-    context: Context = Context()
+    context: Context = field(default_factory=Context)
     """What its steps refer to."""
 
 

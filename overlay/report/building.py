@@ -16,7 +16,8 @@ def built_lines(built: Built) -> Iterator[Block]:
     """The shards, and what their lossy steps lost."""
     for shard in built.shards:
         note = ", taken over from a build that was interrupted" if shard.taken_over else ""
-        yield f"{shard.name}: {len(shard.tensors)} tensors, {in_bytes(shard.digests.size)}, sha256 {shard.digests.sha256}{note}"
+        size = in_bytes(shard.digests.size)
+        yield f"{shard.name}: {len(shard.tensors)} tensors, {size}, sha256 {shard.digests.sha256}{note}"
         if shard.accuracy:
             yield Heading("what the conversion lost")
             yield Table(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from overlay.core.recipe_config import EXPERT_KEYS
 from overlay.core.recipes import Context
 from overlay.errors import InvalidInput
 from overlay.formats import strict_json
@@ -57,7 +59,18 @@ def read_context(graft: Graft, reading: Reading) -> Context:
         keep_lists={name: _keep_lists(os.path.join(reading.folder, name)) for name in sorted(files)},
         quantization_configs={name: _quantization(name, reading) for name in sorted(models)},
         n_group=groups if type(groups) is int and groups > 0 else 1,
+        experts=_experts(models, reading),
     )
+
+
+def _experts(models: AbstractSet[str], reading: Reading) -> int | None:
+    """How many experts the model has that is followed, so that a keep list of another length is noticed."""
+    for name in sorted(models):
+        config = _config_of(name, reading, needed=True)
+        found = next((config[key] for key in EXPERT_KEYS if type(config.get(key)) is int), None)
+        if isinstance(found, int):
+            return found
+    return None
 
 
 def _keep_lists(path: str) -> KeepLists:

@@ -325,13 +325,6 @@ def _of_tensors() -> Iterator[Case]:
         exit=3,
     )
     yield Case(
-        what="no base",
-        make=lambda root: _write(root / "small.yaml", _without_base()),
-        says="small.yaml: base: null: this version copies tensors and does not convert them",
-        hint="remove the key, or use a newer overlay",
-        exit=3,
-    )
-    yield Case(
         what="an engine that no manifest names",
         make=_with(engines={"vllm": {"files": {"config.json": {"merge": {"a": 1}}}}}),
         run=f"{APPLY} --engine sglang",
@@ -347,11 +340,6 @@ def _of_tensors() -> Iterator[Case]:
         hint="name one of the manifest's engines, or leave --engine out",
         exit=2,
     )
-
-
-def _without_base() -> str:
-    graft = {"shard": NEW, "from": "new", "tensors": [PROJ]}
-    return json.dumps({"overlay": 1, "name": "small", "base": None, "donors": {"new": "donor"}, "grafts": [graft]})
 
 
 CASES = [*_of_patches(), *_of_two_manifests(), *_of_tensors()]

@@ -85,7 +85,7 @@ def _used(value: Any, at: Pointer, schema: Any) -> Iterator[Pointer]:
         yield from _used(value, (name, *path.split("/")), _at(SCHEMAS[name], path))
     for key in ("oneOf", "anyOf"):
         for number, part in enumerate(schema.get(key, [])):
-            if validator({**part, "$id": at[0]}).is_valid(value):
+            if validator({**part, "$id": "part"}).is_valid(value):
                 yield from _used(value, (*at, key, str(number)), part)
     if isinstance(value, dict):
         for key, entry in value.items():

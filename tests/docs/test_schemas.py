@@ -41,6 +41,7 @@ apply small/small.yaml -o applied --dry-run
 apply small/small.yaml -o applied
 apply small/small.yaml -o applied
 apply world/recipe/mtp.yaml -o applied --link copy
+build small/small.yaml -o built
 status applied
 history applied
 undo applied
@@ -95,6 +96,7 @@ lock world/wrong.yaml
 plan world/recipe/mtp.yaml -o world/base/serve
 apply world/recipe/mtp.yaml -o gone/serve
 apply world/recipe/wrong-count.yaml -o other
+build gone.yaml -o built-too
 status world/base
 history gone
 undo small/serve --to 9

@@ -32,6 +32,7 @@ COMMANDS = {
     "lock": "lock recipe/mtp.yaml",
     "plan": "plan recipe/mtp.yaml -o serve",
     "apply": "apply recipe/mtp.yaml -o serve",
+    "build": "build recipe/mtp.yaml -o built",
     "status": "status target",
     "history": "history target",
     "undo": "undo target",
