@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from overlay import api
 from overlay.cli.main import cli
 from overlay.core.codes import CODES
 from overlay.core.generations import KEEP
@@ -131,27 +130,6 @@ def test_a_scalar_that_is_documented_as_refused_is_refused_and_text_in_quotes(sc
 def test_the_limits_of_yaml_are_those_of_the_page() -> None:
     assert f"At most 1 MiB, UTF-8, one document, at most {yaml_text.MAX_DEPTH} nested levels" in _text("manifest.md")
     assert 2**20 == yaml_text.MAX_BYTES
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "overlay: 1\nname: x\nbase: null\ndonors: {d: d}\ngrafts: [{shard: a.safetensors, from: d}]\n",
-        f"{_MANIFEST}grafts: [{{shard: a.safetensors, from: d, steps: [{{copy: null}}]}}]\n",
-    ],
-)
-def test_what_is_documented_as_refused_is_refused_before_anything_is_read(text: str, tmp_path: Path) -> None:
-    parse_manifest(text.encode())
-    (tmp_path / "x.yaml").write_text(text)
-
-    with pytest.raises(InvalidInput, match="this version copies tensors and does not convert them"):
-        api.plan(api.Request(sources=(str(tmp_path / "x.yaml"),)), str(tmp_path / "serve"))
-
-
-def test_what_is_documented_as_refused_is_all_of_it() -> None:
-    (table,) = re.findall(r"\| key \| refused unless \|\n\|---\|---\|\n((?:\|.*\n)+)", _text("manifest.md"))
-
-    assert ["base", "grafts[].steps"] == re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
 
 
 def test_the_number_of_kept_generations_is_that_of_the_pages() -> None:
