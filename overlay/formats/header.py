@@ -193,7 +193,8 @@ def parse_header(raw: bytes, file_bytes: int) -> Header:
     data_start = LENGTH_BYTES + length
     if data_start % 8:
         columns.quirks.append(f"header length {length} is not a multiple of 8, so that tensors are misaligned")
-    columns.arrange(file_bytes - data_start)
+    # JSON escapes control characters, all but DEL: a text without either has none in its names.
+    columns.arrange(file_bytes - data_start, plain=b"\\" not in text and b"\x7f" not in text)
     return Header(
         names=columns.names,
         dtypes=columns.dtypes,
@@ -334,7 +335,7 @@ class _Columns:
         self.begins.append(begin)
         self.ends.append(end)
 
-    def arrange(self, data_bytes: int) -> None:
+    def arrange(self, data_bytes: int, *, plain: bool) -> None:
         """Put the tensors in the order of their bytes, and hold rule 4 against `data_bytes` of data."""
         if not self._contiguous():
             order = sorted(range(len(self.names)), key=lambda i: (self.begins[i], self.ends[i]))
@@ -344,7 +345,7 @@ class _Columns:
             self.begins = [self.begins[i] for i in order]
             self.ends = [self.ends[i] for i in order]
             self._require_tiling()
-        self._note_oddities()
+        self._note_oddities(plain)
         expected = self.ends[-1] if self.ends else 0
         if expected != data_bytes:
             what = "the file is cut" if data_bytes < expected else "bytes follow the last tensor"
@@ -361,10 +362,9 @@ class _Columns:
                 raise HeaderProblem(f"expected its data to begin at {at}, found {begin} ({what})", tensor=name)
             at = end
 
-    def _note_oddities(self) -> None:
+    def _note_oddities(self, plain: bool) -> None:
         """Names and alignments that loaders accept; each column is looked at as a whole before any single tensor."""
-        joined = " ".join(self.names)
-        if "" in self.names or not (joined.isprintable() or _CONTROL.search(joined) is None):
+        if "" in self.names or (not plain and _CONTROL.search(" ".join(self.names)) is not None):
             for name in self.names:
                 if not name or _CONTROL.search(name):
                     self.quirks.append(f"tensor name {name!r} is empty or holds control characters")

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ class IndexProblem(ValueError):
         super().__init__("; ".join(f"{key}: {message}" if key else message for key, message in problems))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Index:
     """A valid index and the text it was read from."""
 
@@ -55,7 +56,12 @@ class Index:
 
     def shards(self) -> list[str]:
         """The shards that the weight map names, in order of first mention."""
-        return list(dict.fromkeys(self.weight_map.values()))
+        return list(self._shards)
+
+    @cached_property
+    def _shards(self) -> dict[str, None]:
+        """The values, each once; found once, since it takes a pass over the map."""
+        return dict.fromkeys(self.weight_map.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

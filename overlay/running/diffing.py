@@ -13,7 +13,7 @@ from overlay.core.codes import Severity
 from overlay.core.diffing import diff
 from overlay.core.findings import Finding
 from overlay.core.progress import Reporter
-from overlay.core.sidecar_diffing import SidecarChange, added_file, diff_sidecar, removed_file
+from overlay.core.sidecar_diffing import SidecarChange, added_file, diff_sidecar, removed_file, role_of
 from overlay.core.view import View
 from overlay.errors import InvalidInput
 from overlay.formats.names import REPOSITORY_MANIFEST
@@ -101,9 +101,14 @@ def diff_sidecars(old: Checkpoint, new: Checkpoint) -> tuple[SidecarChange, ...]
         change = diff_sidecar(name, *texts)
         if change is not None:
             changes.append(change)
-    came, went = others(new).keys() - others(old).keys(), others(old).keys() - others(new).keys()
-    changes += [added_file(name, others(new)[name]) for name in sorted(came)]
-    changes += [removed_file(name, others(old)[name]) for name in sorted(went)]
+    gone, come = others(old), others(new)
+    changes += [added_file(name, come[name]) for name in sorted(come.keys() - gone.keys())]
+    changes += [removed_file(name, gone[name]) for name in sorted(gone.keys() - come.keys())]
+    changes += [
+        SidecarChange(name, "changed", role_of(name), f"{gone[name]} bytes to {come[name]} bytes; not read")
+        for name in sorted(gone.keys() & come.keys())
+        if gone[name] != come[name]
+    ]
     return tuple(changes)
 
 

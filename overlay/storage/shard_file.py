@@ -58,8 +58,8 @@ class ShardFile:
         """
         with _explaining(self._path):
             _read(self._descriptor, begin, end, see)
-            # The disk begins to write now and not at the fsync.
-            os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
+            if end - begin >= BLOCK:  # the disk begins to write now and not at the fsync
+                os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager
@@ -138,8 +138,9 @@ class Donors(ExitStack):
         Raises:
             Conflict, EnvironmentFault: as `descriptor_of`.
         """
-        length = source.end - source.begin
-        os.posix_fadvise(self.descriptor_of(source.file), source.begin, length, os.POSIX_FADV_WILLNEED)
+        descriptor, length = self.descriptor_of(source.file), source.end - source.begin
+        if length:  # none would mean all of the file
+            os.posix_fadvise(descriptor, source.begin, length, os.POSIX_FADV_WILLNEED)
 
     def require_unchanged(self) -> None:
         """Refuse what was read if a file changed meanwhile: a cut file would pass for a hole.

@@ -113,11 +113,18 @@ def _take(value: Value, known: dict[object, Tensor], left: Counter[object], read
     tensor = known.pop(key, None)
     if tensor is None:
         assert isinstance(value.origin, Input)
-        tensor = read(value.origin.source).to(device)
+        tensor = _read(value.origin.source, read).to(device)
     left[key] -= 1
     if left[key]:
         known[key] = tensor
     return tensor
+
+
+def _read(source: TensorSource, read: Read) -> Tensor:
+    if source.dtype not in TORCH_DTYPES:
+        problem = TransformProblem("dtype", "tensor", expected="a dtype that torch has", found=source.dtype)
+        raise CallProblem(source.name, source.file.name, problem)
+    return read(source)
 
 
 @contextmanager

@@ -181,6 +181,20 @@ def test_a_hole_reads_as_zeros(tmp_path: Path) -> None:
     assert api.diff(*map(str, folders), content=True).difference.counts[Change.REWRITTEN] == 1
 
 
+def test_files_that_are_not_read_are_told_by_name_and_size(tmp_path: Path) -> None:
+    folders = [Path(folder) for folder in _write(tmp_path, small.base(), small.base())]
+    for name, sizes in {"same.bin": (3, 3), "gone.bin": (3, None), "come.bin": (None, 3), "other.bin": (3, 4)}.items():
+        for folder, size in zip(folders, sizes, strict=True):
+            if size is not None:
+                (folder / name).write_bytes(bytes(size))
+    view = api.diff(*map(str, folders))
+    assert {(c.name, c.kind) for c in view.sidecars} == {
+        ("gone.bin", "removed"),
+        ("come.bin", "added"),
+        ("other.bin", "changed"),
+    }
+
+
 class TestCommand:
     """What a person sees and a script reads."""
 
