@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeVar
 
 from overlay.core.checkpoint import Checkpoint, Shard
@@ -177,8 +178,8 @@ def _kept(difference: Difference) -> Iterator[tuple[Change, Shard, Sequence[str]
 def _by_shards(difference: Difference) -> dict[tuple[Change, str, str], list[TensorChange]]:
     """The changes of each kind between each two shards."""
     groups: dict[tuple[Change, str, str], list[TensorChange]] = defaultdict(list)
-    for entry in difference.changes:
-        groups[entry.change, entry.old, entry.new].append(entry)
+    for key, run in groupby(difference.changes, key=itemgetter(0, 2, 3)):  # change, old and new: most come in long runs
+        groups[key].extend(run)
     return groups
 
 
