@@ -15,7 +15,8 @@ from overlay.running.locating import Places, locate
 from overlay.running.mending import Fixed, fix_index
 from overlay.running.proving import Level
 from overlay.running.tracing import trace_tensor
-from overlay.running.verifying import Verdict, tell_apart, verify_directory, verify_manifest, verify_shard
+from overlay.running.verifying import Verdict, tell_apart, verify_directory, verify_shard
+from overlay.running.verifying_manifests import verify_manifest, verify_repository
 
 
 def verify(
@@ -23,16 +24,25 @@ def verify(
     *,
     level: Level = "headers",
     jobs: int = 0,
+    donors: bool = False,
     places: Places | None = None,
     reporter: Reporter | None = None,
 ) -> Verdict:
-    """Is it what its index, lock or receipt says?  A checkpoint, a target, a manifest, its lock, or a single shard."""
+    """Is it what its index, lock or receipt says?  A checkpoint, a target, a manifest, its lock, or a single shard.
+
+    With `donors`, which needs a manifest, every graft is made again from its donors and compared.
+    """
     where, report = places or Places(), reporter or Silent()
     kind, path = tell_apart(reference)
+    if kind == "repository":
+        return verify_repository(reference, path, level, where, report, jobs, donors=donors)
+    if donors and kind != "manifest":
+        problem = f"expected a manifest, which names donors, found a {kind}"
+        raise UsageError(problem, subject=reference, hint="name the manifest, or leave --donors out")
     if kind == "shard":
         return verify_shard(path, level, report)
     if kind == "manifest":
-        return verify_manifest(path, level, where, report, jobs)
+        return verify_manifest(path, level, where, report, jobs, donors=donors)
     return verify_directory(reference, locate(path, "."), level, where, report, jobs)
 
 
@@ -47,10 +57,10 @@ def mend(
 ) -> Fixed:
     """Write the index that the checkpoint should have to the new file `path`; the checkpoint is only read."""
     kind, checkpoint = tell_apart(reference)
-    if kind != "checkpoint":
+    if kind not in ("checkpoint", "repository"):
         problem = f"expected a checkpoint, which has an index, found a {kind}"
         raise UsageError(problem, subject=reference, hint="name the folder of the checkpoint")
-    directory = locate(checkpoint, ".")
+    directory = locate(reference if kind == "repository" else checkpoint, ".")
     where, report = places or Places(), reporter or Silent()
     return fix_index(reference, directory, path, where, report, adopt=adopt, unlist=unlist)
 

@@ -8,12 +8,11 @@ import sys
 import click
 
 from overlay import api
-from overlay.cli.options import allow_root_option
+from overlay.cli.options import place_options, places
 from overlay.cli.output import chosen_output, output_options
 from overlay.report.blocks import Verbatim
 from overlay.report.progress import Bars
 from overlay.report.text import fix_lines, verdict_lines
-from overlay.running.locating import Places
 from overlay.running.proving import LEVELS, Level
 
 
@@ -27,30 +26,37 @@ from overlay.running.proving import LEVELS, Level
     help="structure: names, links, sizes, index, small files; headers: every header too; content: every byte.",
 )
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads that hash; 0: one a processor.")
+@click.option("--donors", is_flag=True, help="Make every graft of a manifest again from its donors, and compare.")
 @click.option("--fix", metavar="PATH", help="Write a correct index to this new file, or into this folder.")
 @click.option("--adopt", multiple=True, metavar="SHARD", help="With --fix: list this stray shard as well.")
 @click.option("--unlist", multiple=True, metavar="SHARD", help="With --fix: leave out this shard, all of it elsewhere.")
-@allow_root_option
+@place_options
 @output_options
 def verify(
     target: str,
     level: Level,
     jobs: int,
+    donors: bool,
     fix: str | None,
     adopt: tuple[str, ...],
     unlist: tuple[str, ...],
+    base: str | None,
+    donor: tuple[str, ...],
     allow_root: tuple[str, ...],
     format_: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check a checkpoint, a target that overlay assembled, a manifest with its lock, or a single shard.
+    """Check a checkpoint, a target that overlay assembled, a manifest with its lock, a built repository, or a single shard.
 
     No manifest is needed: index, headers and file names are held against each other, and each finding says what the
     engines do with it.  Exit 0 means only what the level proves; the last line says which one ran.
 
     With --fix a correct index is written beside the checkpoint, which itself is never changed.  Order, layout and unknown
     metadata of the old index are kept.  What no index can mend is refused and named.
+
+    With --donors, at level content, every tensor of every graft is made again from the manifest's donors, as its steps say,
+    and held against the shard that was built and against the lock.
 
     \b
     Reads:   the index, small files and, from level headers on, every header; at level content every byte.
@@ -59,18 +65,21 @@ def verify(
              4 conflict, 5 environment.
     Example: overlay verify serve/ --level content
              overlay verify GLM-5.2-NVFP4/ --fix fixed.index.json
+             overlay verify GLM-5.2-MTP-INT4/ --level content --donors
     """
     output = chosen_output(format_, as_json, quiet)
-    places = Places(allowed_roots=allow_root)
+    where = places(base, donor, allow_root)
+    if donors and (level != "content" or fix is not None):
+        raise click.UsageError("expected --donors with --level content, and without --fix")
     if fix is None:
         if adopt or unlist:
             raise click.UsageError("expected --fix PATH with --adopt and --unlist, found none")
-        verdict = api.verify(target, level=level, jobs=jobs, places=places, reporter=Bars())
+        verdict = api.verify(target, level=level, jobs=jobs, donors=donors, places=where, reporter=Bars())
         output.show("verify", verdict.document(), verdict_lines(verdict), brief="ok" if verdict.ok else "not ok")
         sys.exit(0 if verdict.ok else 1)
     if level != "headers":
         raise click.UsageError(f"expected --fix at the level headers, found --level {level}")
-    fixed = api.mend(target, fix, adopt=adopt, unlist=unlist, places=places, reporter=Bars())
+    fixed = api.mend(target, fix, adopt=adopt, unlist=unlist, places=where, reporter=Bars())
     output.show("verify", fixed.document(), fix_lines(fixed), brief=fixed.path if fixed.written else "nothing to mend")
     sys.exit(0 if fixed.ok else 1)
 

@@ -155,7 +155,7 @@ class _Tree:
             self._add(choice, effect.layer.name)
 
     def _add(self, choice: Choice, overlay: str) -> None:
-        name = choice.graft.shard
+        name = choice.shard
         owner = self.members.get(name)
         if owner is not None and len(owner.removed) < owner.count():
             whose = f"the overlay {owner.overlay}" if owner.overlay else "the base"
@@ -246,7 +246,7 @@ class _Tree:
 
 def _effect(layer: Layer, tree: _Tree) -> _Effect:
     """Decide what `layer` does to `tree`."""
-    choices = tuple(choose(entry) for entry in layer.grafts)
+    choices = tuple(choice for entry in layer.grafts for choice in choose(entry))
     superseded = _dropped(layer, tree)
     own: dict[str, str] = {}
     problems = []
@@ -255,17 +255,17 @@ def _effect(layer: Layer, tree: _Tree) -> _Effect:
         for source in choice.tensors:
             home = tree.home_of(source.name)
             if source.name in own:
-                problems.append(_two_owners(source.name, f"{own[source.name]} of another graft", choice.graft.shard))
+                problems.append(_two_owners(source.name, f"{own[source.name]} of another graft", choice.shard))
                 replaces += 1  # one problem is enough
             elif home is not None and choice.graft.mode == "replace":
                 superseded[source.name] = f"replaced by {layer.name}"
                 replaces += 1
             elif home is not None and source.name not in superseded:
                 whose = f"of the overlay {home.overlay}" if home.overlay else "of the base"
-                problems.append(_two_owners(source.name, f"{home.name} {whose}", choice.graft.shard))
-            own[source.name] = choice.graft.shard
+                problems.append(_two_owners(source.name, f"{home.name} {whose}", choice.shard))
+            own[source.name] = choice.shard
         if choice.graft.mode == "replace" and not replaces:
-            problems.append(f"{choice.graft.shard}: expected tensors to replace, found that the base has none of them")
+            problems.append(f"{choice.shard}: expected tensors to replace, found that the base has none of them")
     if problems:
         raise Conflict(
             problems[0],

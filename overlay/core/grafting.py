@@ -16,6 +16,7 @@ from overlay.formats.digest import sha256_of
 from overlay.formats.header import TensorInfo
 from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.manifest import Expect, Graft
+from overlay.formats.names import split_names
 from overlay.formats.patterns import Pattern, select
 
 BUILT_METADATA = {"format": "pt"}
@@ -27,6 +28,8 @@ class Choice:
     """A graft, decided: its tensors, and the file that already holds exactly them, where there is one."""
 
     graft: Graft
+    shard: str
+    """The shard's name: the graft's, unless it is split."""
     tensors: tuple[TensorSource, ...]
     """What its shard will hold.  A tensor that is computed lies nowhere yet."""
     whole: Shard | None
@@ -34,20 +37,64 @@ class Choice:
     """How tensors are computed; None where all are copied."""
 
 
-def choose(entry: GraftInput) -> Choice:
-    """The tensors of a graft, from its donor or, where that is not at hand, from the shard that was built before.
+def choose(entry: GraftInput) -> tuple[Choice, ...]:
+    """The shards of a graft, from its donor or, where that is not at hand, from those that were built before.
 
     Raises:
         InvalidInput: a pattern describes no tensor of the donor, the donor lacks the shard, or a step does not fit.
         Mismatch: the graft is not what its ``expect`` says.
-        Conflict: the shard that was built before holds other tensors.
+        Conflict: a shard that was built before holds other tensors.
     """
+    graft = entry.graft
+    if entry.donor is None:
+        found = {name: tuple(_sources(shard, shard.header.names)) for name, shard in entry.built.items()}
+        _require_expected(graft, [tensor for tensors in found.values() for tensor in tensors])
+        return tuple(Choice(graft, name, tensors, entry.built[name]) for name, tensors in found.items())
     tensors, recipe = tuple(_taken(entry)), None
-    if entry.graft.steps and entry.donor is not None:
-        recipe = plan_recipe(tensors, entry.graft.steps, entry.context)
+    if graft.steps:
+        recipe = plan_recipe(tensors, graft.steps, entry.context)
         recipe, tensors = (None, recipe.copies) if recipe.is_copy else (recipe, tuple(map(_to_be, recipe.outputs)))
-    _require_expected(entry.graft, tensors)
-    return Choice(entry.graft, tensors, _whole_shard(entry, tensors), recipe)
+    _require_expected(graft, tensors)
+    chunks = _split(tensors, recipe, graft.max_bytes)
+    names = split_names(graft.shard, len(chunks))
+    return tuple(
+        Choice(graft, name, chunk, _whole_shard(entry, name, chunk), _part_of(recipe, chunk))
+        for name, chunk in zip(names, chunks, strict=True)
+    )
+
+
+def _split(
+    tensors: tuple[TensorSource, ...], recipe: Recipe | None, limit: int | None
+) -> list[tuple[TensorSource, ...]]:
+    """Stretches of `tensors` of at most `limit` bytes, unless one tensor, or what is computed together, is larger."""
+    if limit is None or sum(map(_size, tensors)) <= limit:
+        return [tensors]
+    by_name = {tensor.name: tensor for tensor in tensors}
+    together = [[by_name[value.name] for value in job.outputs] for job in recipe.jobs] if recipe is not None else []
+    computed = {tensor.name for group in together for tensor in group}
+    groups = [*together, *([tensor] for tensor in tensors if tensor.name not in computed)]
+    chunks: list[list[TensorSource]] = [[]]
+    room = limit
+    for group in sorted(groups, key=lambda group: min(tensor.name for tensor in group)):
+        size = sum(map(_size, group))
+        if size > room and chunks[-1]:
+            chunks.append([])
+            room = limit
+        chunks[-1] += group
+        room -= size
+    return [tuple(chunk) for chunk in chunks]
+
+
+def _part_of(recipe: Recipe | None, tensors: Iterable[TensorSource]) -> Recipe | None:
+    """What of `recipe` makes `tensors`."""
+    if recipe is None:
+        return None
+    names = {tensor.name for tensor in tensors}
+    return replace(recipe, outputs=tuple(value for value in recipe.outputs if value.name in names))
+
+
+def _size(tensor: TensorSource) -> int:
+    return tensor.end - tensor.begin
 
 
 def realise(choice: Choice, kept: Sequence[TensorSource] | None = None) -> LinkedShard | BuiltShard:
@@ -58,21 +105,18 @@ def realise(choice: Choice, kept: Sequence[TensorSource] | None = None) -> Linke
         kept: what is left of its tensors, when a later overlay supersedes some.
     """
     graft = choice.graft
-    recipe = choice.recipe
-    if recipe is not None and kept is not None:
-        names = {tensor.name for tensor in kept}
-        recipe = replace(recipe, outputs=tuple(value for value in recipe.outputs if value.name in names))
+    recipe = choice.recipe if kept is None else _part_of(choice.recipe, kept)
     if choice.whole is not None and kept is None:
         read = choice.tensors if recipe is None else inputs_of_recipe(recipe)
-        return LinkedShard(graft.shard, "graft", choice.whole, graft.from_, read, recipe)
+        return LinkedShard(choice.shard, "graft", choice.whole, graft.from_, read, recipe)
     if recipe is not None:
         header = render_header(recipe.tensors, BUILT_METADATA)
         read = inputs_of_recipe(recipe)
-        return BuiltShard(graft.shard, graft.from_, header, sha256_of(header), read, recipe, graft.limits)
+        return BuiltShard(choice.shard, graft.from_, header, sha256_of(header), read, recipe, graft.limits)
     tensors = choice.tensors if kept is None else kept
     ordered = tuple(sorted(tensors, key=lambda tensor: layout_order(tensor.name, tensor.dtype)))
     header = render_header(((t.name, t.dtype, t.shape) for t in ordered), BUILT_METADATA)
-    return BuiltShard(graft.shard, graft.from_, header, sha256_of(header), ordered)
+    return BuiltShard(choice.shard, graft.from_, header, sha256_of(header), ordered)
 
 
 def inputs_of_recipe(recipe: Recipe) -> tuple[TensorSource, ...]:
@@ -92,9 +136,6 @@ _NOWHERE: Final = FileSeen("", "", Fingerprint(NOWHERE, 0, 0, 0, 0))
 def _taken(entry: GraftInput) -> Iterable[TensorSource]:
     graft = entry.graft
     shards = entry.donor.shards if entry.donor is not None else {}
-    if entry.donor is None:
-        assert entry.built is not None  # opening an overlay finds one of the two, or refuses
-        shards = {graft.shard: entry.built}
     if graft.tensors is None:
         if graft.shard not in shards:
             held = ", ".join(shards) or "no shard"
@@ -122,24 +163,25 @@ def _sources(shard: Shard, names: Iterable[str]) -> Iterator[TensorSource]:
         yield TensorSource(name, info.dtype, info.shape, shard.file, start + info.begin, start + info.end)
 
 
-def _whole_shard(entry: GraftInput, sources: Sequence[TensorSource]) -> Shard | None:
+def _whole_shard(entry: GraftInput, name: str, sources: Sequence[TensorSource]) -> Shard | None:
     """The file that already is the graft's shard: taken whole from the donor, or built before."""
     if entry.graft.tensors is None:
         donor = entry.donor.shards if entry.donor is not None else {}
-        return donor.get(entry.graft.shard) or entry.built
-    if entry.built is None:
+        return donor.get(name) or entry.built.get(name)
+    built = entry.built.get(name)
+    if built is None:
         return None
     wanted = {source.name: (source.dtype, source.shape) for source in sources}
-    found = {name: (info.dtype, info.shape) for name, info in entry.built.header.items()}
+    found = {name: (info.dtype, info.shape) for name, info in built.header.items()}
     if wanted != found:
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise Conflict(
             f"expected the {len(wanted)} tensors that the manifest chooses, found a shard that differs in "
             f"{len(differing)}, first {differing[0]}",
-            subject=entry.built.file.location,
+            subject=built.file.location,
             hint="remove this shard to have it built again",
         )
-    return entry.built
+    return built
 
 
 def _require_expected(graft: Graft, sources: Sequence[TensorSource]) -> None:

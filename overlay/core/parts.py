@@ -165,8 +165,8 @@ class GraftInput:
     graft: Graft
     donor: Checkpoint | None
     """None when the donor is not at hand; then `built` must be."""
-    built: Shard | None
-    """A shard of the graft's name that lies beside the manifest, built before."""
+    built: Mapping[str, Shard]
+    """The graft's shards that lie beside the manifest, built before: all of them, or none."""
     context: Context = field(default_factory=Context)
     """What its steps refer to."""
 

@@ -6,6 +6,7 @@ prints them as a JSON Schema.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -68,6 +69,26 @@ def _checked_file(name: str) -> str:
     return name
 
 
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """The bytes that ``5GB`` or ``512 MiB`` means.
+
+    Raises:
+        ValueError: it is no size above 0.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,11}) ?([kMGT]B|[KMGT]iB)", text)
+    if match is None:
+        raise ValueError(f"expected a size such as 5GB or 512MiB, found {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _checked_size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
 def _checked_dtype(name: str) -> str:
     if name not in dtypes.BITS:
         raise ValueError(f"expected a dtype of safetensors 0.8, found {name!r}")
@@ -127,13 +148,21 @@ class Graft(Document):
     """Conversions in order; empty: the bytes are copied unchanged."""
     limits: Limits | None = None
     """What the steps may lose; without it they may lose anything."""
+    max_shard_size: Annotated[str, AfterValidator(_checked_size)] | None = Field(default=None, alias="max-shard-size")
+    """Bytes of tensors in a shard, such as ``5GB``; a graft of more is split into several, numbered on from `shard`."""
     expect: Expect = Expect()
 
     @model_serializer(mode="wrap")
-    def _without_limits(self, render: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """No limits leave no trace, so that the digests of manifests without them are those of older versions."""
+    def _without_absent(self, render: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No limit leaves no trace, so that the digests of manifests without one are those of older versions."""
         rendered: dict[str, Any] = render(self)
-        return rendered if self.limits is not None else {k: v for k, v in rendered.items() if k != "limits"}
+        absent = {"limits": self.limits, "max-shard-size": self.max_shard_size, "max_shard_size": self.max_shard_size}
+        return {key: value for key, value in rendered.items() if absent.get(key, "") is not None}
+
+    @property
+    def max_bytes(self) -> int | None:
+        """`max_shard_size` as a number."""
+        return parse_size(self.max_shard_size) if self.max_shard_size is not None else None
 
 
 class Drop(Document):

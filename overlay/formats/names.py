@@ -93,3 +93,34 @@ def following_shard_names(existing: Iterable[str], count: int) -> list[str]:
             highest = max(highest, 1)
     total = highest + count
     return [f"{stem}-{number:05d}-of-{total:05d}{SHARD_SUFFIX}" for number in range(highest + 1, total + 1)]
+
+
+def split_names(shard: str, count: int) -> list[str]:
+    """The names of `count` shards in place of one: its own for one, else numbered on from it.
+
+    ``model-00046-of-00046`` in three parts is ``model-00046-of-00048`` and the two after it; ``mtp`` in three parts begins
+    with ``mtp-00001-of-00003``.
+    """
+    if count == 1:
+        return [shard]
+    match = _NUMBERED.fullmatch(shard)
+    stem = match[1] if match else shard.removesuffix(SHARD_SUFFIX)
+    first = int(match[2]) if match else 1
+    total = first + count - 1
+    return [f"{stem}-{number:05d}-of-{total:05d}{SHARD_SUFFIX}" for number in range(first, total + 1)]
+
+
+def find_split(shard: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are all parts of `shard`, in order; none when parts are missing."""
+    present = set(names)
+    if shard in present:
+        return [shard]
+    match = _NUMBERED.fullmatch(shard)
+    first = int(match[2]) if match else 1
+    for name in sorted(present):
+        found = _NUMBERED.fullmatch(name)
+        if found and int(found[2]) == first and int(found[3]) > first:
+            parts = split_names(shard, int(found[3]) - first + 1)
+            if name == parts[0] and present >= {*parts}:
+                return parts
+    return []

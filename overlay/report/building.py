@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from overlay.report.blocks import Block, Heading, Table
@@ -20,23 +20,24 @@ def built_lines(built: Built) -> Iterator[Block]:
         yield f"{shard.name}: {len(shard.tensors)} tensors, {size}, sha256 {shard.digests.sha256}{note}"
         if shard.accuracy:
             yield Heading("what the conversion lost")
-            yield Table(
-                [
-                    (
-                        name,
-                        f"{report['tensors']} tensors",
-                        f"relative RMS {report['relative_rms']:.5f}",
-                        f"largest error {report['max_error']:.5g}",
-                        f"{report['saturated']} saturated",
-                    )
-                    for name, report in shard.accuracy.items()
-                ]
-            )
+            yield Table([_lost(name, report) for name, report in shard.accuracy.items()])
     yield f"{built.path}: {built.tensors} tensors, {built.data_bytes} bytes"
     if built.lock.base is not None:
         yield f"next: overlay apply {built.path} -o DIR"
     else:
         yield f"next: overlay verify {built.path}"
+
+
+def _lost(name: str, report: Mapping[str, Any]) -> tuple[str, ...]:
+    """A class of tensors and what it lost; a figure that is no number is called none."""
+    figures = (("relative RMS", "relative_rms", ".4f"), ("relative maximum", "relative_max", ".4f"))
+    counts = (("saturated", "saturated_elements"), ("vanished groups", "vanished_groups"))
+    return (
+        name,
+        f"{report['tensors']} tensors",
+        *(f"{word} {'none' if report[key] is None else format(report[key], form)}" for word, key, form in figures),
+        *(f"{report[key]} {word}" for word, key in counts),
+    )
 
 
 def built_document(built: Built) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from overlay.core.deriving import render_manifest
+from overlay.core.checkpoint import Checkpoint
+from overlay.core.deriving import render_manifest, roll_up
 from overlay.core.parts import BuiltShard, Composition, LinkedShard, PatchedFile, TrimmedShard
 from overlay.core.pinning import Measured, make_lock
 from overlay.core.planning import recipe_digest
@@ -19,7 +20,7 @@ from overlay.core.progress import Reporter
 from overlay.core.target import TargetState
 from overlay.errors import Conflict, InvalidInput
 from overlay.formats import strict_json
-from overlay.formats.digest import Digests
+from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock, render_lock
 from overlay.formats.manifest import Manifest
 from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST
@@ -30,7 +31,7 @@ from overlay.running.locating import Places
 from overlay.running.opening import Opened, lock_path, open_manifest
 from overlay.storage.drafts import Drafts
 from overlay.storage.files import read_document
-from overlay.storage.local import read_beginning, read_file
+from overlay.storage.local import MAX_SIDECAR_BYTES, read_beginning, read_file
 from overlay.storage.shard_writer import write_shard
 from overlay.storage.staging import Stage, staged
 from overlay.storage.targets import look_at_target
@@ -39,6 +40,8 @@ REPORT_NAME: Final = "conversion.json"
 """What the lossy steps lost, class by class."""
 
 CARD: Final = "README.md"
+ENGINES: Final = "engines"
+"""Folder of the files that a manifest takes for an engine alone."""
 _MAX_KEEP_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -80,7 +83,9 @@ def build_repository(opened: Opened, target: str, how: Conversion, places: Place
         Conflict: there is something at `target`, or a donor changed meanwhile.
         InvalidInput: a tensor cannot be converted.
         Mismatch: a step loses more than the manifest allows.
-        EnvironmentFault: torch is missing, or reading or writing failed; nothing is at `target`, finished shards are kept.
+        EnvironmentFault: torch is missing, or reading or writing failed; finished shards are kept for the next build.
+
+    Whatever is raised, nothing is at `target`.
     """
     if look_at_target(target).state not in (TargetState.ABSENT, TargetState.EMPTY):
         problem = "expected an absent or empty folder, found something else"
@@ -92,11 +97,12 @@ def build_repository(opened: Opened, target: str, how: Conversion, places: Place
         raise InvalidInput("expected a graft to build, found none", subject=opened.path, hint=hint)
     drafts = Drafts(target)
     with staged(target) as stage:
-        made = tuple(_make(part, drafts, how, reporter) for part in grafts)
+        with drafts.kept_for_another_build():
+            made = tuple(_make(part, drafts, how, reporter) for part in grafts)
         for shard in made:
             drafts.hand_over(shard.name, stage.path_of(shard.name))
         _write_rest(opened, composition, made, stage)
-        lock = _lock(stage, places, made)
+        lock = _lock(opened, stage, places, made)
         stage.write(os.path.basename(lock_path(REPOSITORY_MANIFEST)), render_lock(lock))
         stage.commit()
     drafts.remove()
@@ -105,8 +111,9 @@ def build_repository(opened: Opened, target: str, how: Conversion, places: Place
 
 
 def _make(part: LinkedShard | BuiltShard, drafts: Drafts, how: Conversion, reporter: Reporter) -> Made:
-    """Make one shard as a draft, unless a finished one is there that was made from the same."""
-    recipe = recipe_digest(part)
+    """Make one shard as a draft, unless a finished one is there that was made from the same, within the same limits."""
+    limits = part.limits.model_dump() if isinstance(part, BuiltShard) and part.limits is not None else None
+    recipe = sha256_of(strict_json.canonical([recipe_digest(part), limits]))
     noted = drafts.find(part.name, recipe)
     if noted is not None:
         return _recalled(part.name, noted)
@@ -158,8 +165,10 @@ def _write_rest(opened: Opened, composition: Composition, made: tuple[Made, ...]
         stage.write(INDEX_NAME, composition.index)
     folder = os.path.dirname(os.path.abspath(opened.path))
     for name in _keep_files(opened.manifest):
-        stage.write(os.path.basename(name), read_document(os.path.join(folder, name), _MAX_KEEP_BYTES, "keep list"))
-    stage.write(REPOSITORY_MANIFEST, render_manifest(_published(opened.manifest, composition, folder)))
+        stage.write(name, read_document(os.path.join(folder, name), _MAX_KEEP_BYTES, "keep list"))
+    for name, reference in _engine_files(opened.manifest):
+        stage.write(name, read_document(os.path.join(folder, reference), MAX_SIDECAR_BYTES, "file"))
+    stage.write(REPOSITORY_MANIFEST, render_manifest(_published(opened, folder)))
     accuracy = {shard.name: dict(shard.accuracy) for shard in made if shard.accuracy}
     if accuracy:
         stage.write(REPORT_NAME, strict_json.encode(accuracy))
@@ -167,19 +176,40 @@ def _write_rest(opened: Opened, composition: Composition, made: tuple[Made, ...]
         stage.write(CARD, _card(opened.manifest, composition).encode())
 
 
-def _published(manifest: Manifest, composition: Composition, folder: str) -> Manifest:
-    """The manifest as it stands in the repository: files that it takes lie beside it, and paths are absolute."""
+def _published(opened: Opened, folder: str) -> Manifest:
+    """The manifest as it stands in the repository: files that it takes lie beside it, and paths are absolute.
+
+    A shard that was taken whole is no longer the donor's, so that its tensors have to be chosen.
+    """
+    manifest = opened.manifest
     document = manifest.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     document["base"] = _absolute(manifest.base, folder) if manifest.base is not None else None
     document["donors"] = {name: _absolute(reference, folder) for name, reference in manifest.donors.items()}
     for name, change in manifest.files.items():
         if change.from_ is not None or (manifest.base is None and not change.remove):
             document["files"][name] = {"from": name}
-    for graft in document.get("grafts", []):
-        for step in graft.get("steps", []):
-            if isinstance(step.get("keep-experts"), str):
-                step["keep-experts"] = os.path.basename(step["keep-experts"])
+    for name, _ in _engine_files(manifest):
+        _, engine, file = name.split("/", 2)
+        document["engines"][engine]["files"][file]["from"] = name
+    for graft, entry in zip(manifest.grafts, document["grafts"], strict=True):
+        if graft.tensors is None:
+            entry["tensors"] = _choosing(graft.shard, opened.donors[graft.from_])
     return Manifest.model_validate(document)
+
+
+def _choosing(shard: str, donor: Checkpoint) -> list[str]:
+    """Patterns for the tensors of one of a donor's shards."""
+    return roll_up(donor.shards[shard].header.names, (n for other in donor.shards.values() for n in other.header.names))
+
+
+def _engine_files(manifest: Manifest) -> list[tuple[str, str]]:
+    """Files on this machine that are only taken for an engine: their place in the repository, and their path."""
+    return [
+        (f"{ENGINES}/{engine}/{name}", os.path.expanduser(change.from_))
+        for engine, profile in sorted(manifest.engines.items())
+        for name, change in sorted(profile.files.items())
+        if change.from_ is not None and not isinstance(parse_reference(change.from_), HubReference)
+    ]
 
 
 def _absolute(reference: str, folder: str) -> str:
@@ -194,16 +224,18 @@ def _keep_files(manifest: Manifest) -> list[str]:
     return sorted({step.keep_experts for step in steps if isinstance(step.keep_experts, str)})
 
 
-def _lock(stage: Stage, places: Places, made: tuple[Made, ...]) -> Lock:
+def _lock(opened: Opened, stage: Stage, places: Places, made: tuple[Made, ...]) -> Lock:
     """The lock of the repository in `stage`: everything that was made is pinned to the byte, the base to its headers."""
-    opened = open_manifest(stage.path_of(REPOSITORY_MANIFEST), places, with_lock=False)
+    donors = {**{name: donor.root for name, donor in opened.donors.items()}, **places.donors}
+    there = replace(places, donors=donors)  # a shard that is there would do without its donor, and without lineage
+    finished = open_manifest(stage.path_of(REPOSITORY_MANIFEST), there, with_lock=False)
     measured = Measured(
         files={os.path.realpath(stage.path_of(shard.name)): shard.digests.sha256 for shard in made},
         shards={shard.name: shard.digests for shard in made},
         tensors={shard.name: shard.tensors for shard in made},
         inputs={place: digest for shard in made for place, digest in shard.inputs.items()},
     )
-    return make_lock(opened.pinnable, opened.compose(), "headers", measured)
+    return make_lock(finished.pinnable, finished.compose(), "headers", measured)
 
 
 def _card(manifest: Manifest, composition: Composition) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from math import isfinite
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -214,7 +214,7 @@ class _Building:
     def _jobs(self) -> Iterator[Task[_Outcome]]:
         places = {value.name: offset for value, offset in self._places()}
         jobs = self.recipe.jobs
-        for job, following in zip(jobs, (*jobs[1:], None), strict=True):
+        for job, following in zip_longest(jobs, jobs[1:]):
             yield Task(job.peak_bytes + _SCRATCH, partial(self._compute, job, following, places))
 
     def _copies(self) -> Iterator[Task[_Outcome]]:

@@ -87,7 +87,7 @@ def check_made(opened: Opened, composition: Composition, reporter: Reporter) -> 
     """
     if opened.lock is None:
         return []
-    measured = _measure_made(composition, reporter)
+    measured = measure_made(composition, reporter)
     return compare(opened.lock, make_lock(opened.pinnable, composition, "content", measured))
 
 
@@ -117,11 +117,20 @@ def _measure(opened: Opened, composition: Composition, reporter: Reporter) -> Me
     proofs = prove(_files_to_hash(composition), {}, content=True, reporter=reporter)
     refuse(proofs.findings, opened.path)
     files = {location: digests.sha256 for location, digests in proofs.digests.items()}
-    return replace(_measure_made(composition, reporter), files=files)
+    return replace(measure_made(composition, reporter), files=files)
 
 
-def _measure_made(composition: Composition, reporter: Reporter) -> Measured:
-    """Digests of the shards that are made, of the tensors of every graft, and of what computed ones were made from."""
+Inputs = Mapping[tuple[str, int, int], str]
+"""Range of a donor's shard, as file name, begin and end, to the xxh3-128 of its bytes."""
+
+
+def measure_made(composition: Composition, reporter: Reporter, how: Conversion | None = None) -> Measured:
+    """Digests of the shards that are made, of the tensors of every graft, and of what computed ones were made from.
+
+    Raises:
+        InvalidInput: a donor's tensors are not what a step needs.
+        EnvironmentFault: a file cannot be read.
+    """
     shards: dict[str, Digests] = {}
     tensors: dict[str, Mapping[str, str]] = {}
     inputs: dict[tuple[str, int, int], str] = {}
@@ -133,12 +142,12 @@ def _measure_made(composition: Composition, reporter: Reporter) -> Measured:
             continue
         with reporter.task(f"digesting {shard.name}", shard.size) as advance:
             if shard.recipe is not None:
-                done = convert(_header(shard), shard.recipe, None, Conversion(), advance)
+                done = convert(_header(shard), shard.recipe, None, how or Conversion(), advance)
                 written, inputs = done.written, {**inputs, **done.inputs}
             else:
                 written = digest_shard(_header(shard), shard.sources, advance)
         tensors[shard.name] = written.tensors
-        if isinstance(shard, BuiltShard) and written.digests is not None:
+        if isinstance(shard, BuiltShard) and shard.recipe is None:
             shards[shard.name] = written.digests
     return Measured(shards=shards, tensors=tensors, inputs=inputs)
 

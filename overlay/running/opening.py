@@ -18,6 +18,7 @@ from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Graft, Manifest, ManifestProblems, parse_manifest
+from overlay.formats.names import find_split
 from overlay.formats.references import HubReference, parse_reference
 from overlay.running.contexts import Reading, read_context
 from overlay.running.locating import Places, file_of, locate, open_sound, portable, title_of
@@ -210,7 +211,7 @@ def _open_layer(
     donors = {
         name: _open_donor(name, manifest.donors[name], folder, places, lock)
         for name in sorted(wanted)
-        if any(built[g.shard] is None for g in manifest.grafts if g.from_ == name) or name in places.donors
+        if any(not built[g.shard] for g in manifest.grafts if g.from_ == name) or name in places.donors
     }
     reading = Reading(manifest, folder, places, lock)
     grafts = tuple(
@@ -266,15 +267,21 @@ def _open_donor(name: str, reference: str, folder: str, places: Places, lock: Lo
     return open_sound(given or reference, directory, places, partial=True)
 
 
-def _built_beside(folder: str, graft: Graft, places: Places) -> Shard | None:
-    """The graft's shard, when it lies beside the manifest as it does in a diff-only repository."""
-    path = os.path.join(folder, graft.shard)
-    if graft.tensors is None or not os.path.lexists(path):
-        return None
-    file = file_of(folder, graft.shard, graft.shard, places)
+def _built_beside(folder: str, graft: Graft, places: Places) -> dict[str, Shard]:
+    """The graft's shards, when they lie beside the manifest as they do in a diff-only repository."""
+    if graft.tensors is None:
+        return {}
+    present = os.listdir(folder) if graft.max_shard_size else [graft.shard]
+    names = [name for name in find_split(graft.shard, present) if os.path.lexists(os.path.join(folder, name))]
+    return {name: _built(folder, name, places) for name in names}
+
+
+def _built(folder: str, name: str, places: Places) -> Shard:
+    file = file_of(folder, name, name, places)
     try:
         return Shard(file, read_header(file))
     except HeaderProblem as problem:
+        path = os.path.join(folder, name)
         raise InvalidInput(str(problem), subject=path, hint="remove this shard to have it built again") from None
 
 
@@ -304,7 +311,7 @@ def _read_lock(path: str) -> tuple[Lock | None, str | None]:
 
 def _opened_pair(graft: str, derived: Derived, base: Checkpoint, donor: Checkpoint) -> Opened:
     manifest = derived.manifest
-    grafts = tuple(GraftInput(entry, donor, None) for entry in manifest.grafts)
+    grafts = tuple(GraftInput(entry, donor, {}) for entry in manifest.grafts)
     files = {name: (FileInput(change, donor.sidecars[name]),) for name, change in manifest.files.items()}
     return Opened(
         path=graft,

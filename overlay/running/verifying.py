@@ -16,18 +16,15 @@ from overlay.core.checking import check, check_draft, check_parameters, check_un
 from overlay.core.checkpoint import Checkpoint, FileSeen, Shard
 from overlay.core.findings import Finding, about, errors
 from overlay.core.mending import is_mendable
-from overlay.core.parts import LinkedShard
-from overlay.core.pinning import expected_digests
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target, linked_files, private_files
 from overlay.errors import InvalidInput
 from overlay.formats import model_config, strict_json
 from overlay.formats.header import HeaderProblem
-from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, SINGLE_NAME
+from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, SINGLE_NAME
 from overlay.formats.receipt import Receipt
 from overlay.running.locating import Places, open_checkpoint
-from overlay.running.locking import check_made, hold_against_lock
-from overlay.running.opening import open_manifest
+from overlay.running.opening import lock_path
 from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.hashing import hash_file
 from overlay.storage.links import resolve, roots_for
@@ -81,15 +78,18 @@ class Verdict:
         }
 
 
-def tell_apart(reference: str) -> tuple[Literal["checkpoint", "manifest", "shard"], str]:
+def tell_apart(reference: str) -> tuple[Literal["checkpoint", "repository", "manifest", "shard"], str]:
     """What `reference` is, by its name and by what is there, and the path to look at.
 
-    A lock means the manifest beside it, an index the folder that it lies in.
+    A lock means the manifest beside it, an index the folder that it lies in, and a folder that was built its manifest.
 
     Raises:
         InvalidInput: a lock without a manifest beside it.
     """
     if not os.path.isfile(reference):
+        inside = os.path.join(reference, REPOSITORY_MANIFEST)
+        if os.path.isfile(inside) and os.path.isfile(lock_path(inside)):
+            return "repository", inside
         dangling = os.path.islink(reference) and not os.path.exists(reference)
         return ("shard" if dangling and reference.endswith(SHARD_SUFFIX) else "checkpoint"), reference
     if reference.endswith(SHARD_SUFFIX):
@@ -127,7 +127,7 @@ def verify_directory(
     if level == "content":
         expected = _expected(seen, target.receipt)
         files = [shard.file for shard in seen.shards.values()]
-        wrong, hashed = _check_content(files, expected, reporter, jobs)
+        wrong, hashed = check_content(files, expected, reporter, jobs)
         findings += wrong
         compared = sum(file.name in expected for file in files)
         uncompared = tuple(file.name for file in files if file.name not in expected)
@@ -163,7 +163,7 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
     expected = _expected(seen, None)
     hashed = 0
     if level == "content":
-        differing, hashed = _check_content(files, expected, reporter, 1)
+        differing, hashed = check_content(files, expected, reporter, 1)
         findings += differing
     compared = bool(files) and level == "content" and name in expected
     return Verdict(
@@ -176,36 +176,6 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
         hashed_bytes=hashed,
         compared=int(compared),
         uncompared=() if compared else (name,),
-    )
-
-
-def verify_manifest(path: str, level: Level, places: Places, reporter: Reporter, jobs: int = 0) -> Verdict:
-    """Verify what a manifest names: base, donors and grafts are sound, fit together, and are what the lock says.
-
-    Raises:
-        InvalidInput, Conflict, Mismatch: the first step that fails, with everything found in it.
-        EnvironmentFault: something cannot be read.
-    """
-    opened = open_manifest(path, places)
-    composition = opened.compose()
-    hold_against_lock(opened, composition)
-    files = [shard.shard.file for shard in composition.shards if isinstance(shard, LinkedShard)]
-    expected = expected_digests(opened.lock, composition) if opened.lock is not None else {}
-    named = {file.name: expected[file.location] for file in files if file.location in expected}
-    findings, hashed = _check_content(files, named, reporter, jobs) if level == "content" else ([], 0)
-    if level == "content":
-        findings += check_made(opened, composition, reporter)
-        hashed += sum(shard.size for shard in composition.shards if not isinstance(shard, LinkedShard))
-    return Verdict(
-        subject=path,
-        level=level,
-        findings=tuple(findings),
-        shards=len(composition.shards),
-        tensors=composition.tensors,
-        data_bytes=composition.total_size,
-        hashed_bytes=hashed,
-        compared=len(named) if level == "content" else 0,
-        uncompared=tuple(file.name for file in files if level != "content" or file.name not in named),
     )
 
 
@@ -324,9 +294,10 @@ def _expected(seen: Checkpoint, receipt: Receipt | None) -> dict[str, str]:
     return expected
 
 
-def _check_content(
+def check_content(
     files: list[FileSeen], expected: Mapping[str, str], reporter: Reporter, jobs: int
 ) -> tuple[list[Finding], int]:
+    """The files whose sha256 is not the expected one, where one is, and how many bytes were read."""
     digests = hash_afresh(files, reporter, jobs)
     findings = []
     for file in files:

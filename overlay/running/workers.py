@@ -56,14 +56,26 @@ class Workers(AbstractContextManager["Workers[Result]"], Generic[Result]):
         self._futures: list[Future[Result]] = []
 
     def __enter__(self) -> Workers[Result]:
-        self._futures = [self._pool.submit(self._run, number) for number in range(len(self._tasks))]
+        try:
+            self._futures = [self._pool.submit(self._run, number) for number in range(len(self._tasks))]
+        except BaseException:  # an interrupt, when threads run already
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._fail(_EVERYBODY)
-        self._pool.shutdown(cancel_futures=True)
+        interrupt = None
+        while True:  # a second interrupt must not let the caller close what threads still write to
+            try:
+                self._pool.shutdown(cancel_futures=True)
+                break
+            except KeyboardInterrupt as again:
+                interrupt = again
+        if interrupt is not None:
+            raise interrupt
 
     def result(self, number: int) -> Result:
         """What a task came to; waits for it.
@@ -71,11 +83,9 @@ class Workers(AbstractContextManager["Workers[Result]"], Generic[Result]):
         Raises:
             Exception: the first of those that tasks ended with.
         """
-        try:
-            return self._futures[number].result()
-        except Exception:
+        if self._futures[number].exception() is not None:
             self._raise_first()
-            raise
+        return self._futures[number].result()
 
     def results(self) -> list[Result]:
         """What all tasks came to, in their order; waits for them.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
 
+from overlay.errors import Conflict, InvalidInput, Mismatch
 from overlay.storage.files import fingerprint_of
 from overlay.storage.folders import fsync_folder
 
@@ -61,8 +62,20 @@ class Drafts:
         os.link(self._path(shard), path, follow_symlinks=False)
 
     def remove(self) -> None:
-        """Remove the drafts, which are in place."""
+        """Remove the drafts: they are in place, or of no use."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def kept_for_another_build(self) -> Iterator[None]:
+        """Keep finished shards when building fails, unless nothing but another manifest or donor can mend it."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, (InvalidInput, Mismatch, Conflict)):
+                self.remove()
+            with suppress(OSError):
+                os.rmdir(self.folder)  # if there is none
+            raise
 
     def _path(self, shard: str) -> str:
         return os.path.join(self.folder, shard)

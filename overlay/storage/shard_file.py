@@ -56,9 +56,9 @@ class ShardFile:
         Raises:
             EnvironmentFault: the system refuses.
         """
-        with _explaining(self._path):
-            _read(self._descriptor, begin, end, see)
-            if end - begin >= BLOCK:  # the disk begins to write now and not at the fsync
+        _read(self._descriptor, self._path, begin, end, see)
+        if end - begin >= BLOCK:  # the disk begins to write now and not at the fsync
+            with _explaining(self._path):
                 os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
@@ -116,10 +116,9 @@ class Donors(ExitStack):
             EnvironmentFault: it cannot be read.
         """
         descriptor = self.descriptor_of(source.file)
-        with _explaining(source.file.name):
-            at = source.begin
-            while at < source.end:
-                at += _some(descriptor, memory[at - source.begin :], at)
+        at = source.begin
+        while at < source.end:
+            at += _some(descriptor, source.file.name, memory[at - source.begin :], at)
 
     def read(self, source: TensorSource, see: See) -> None:
         """Show `see` the bytes of `source`, a block at a time.
@@ -129,8 +128,7 @@ class Donors(ExitStack):
             EnvironmentFault: it cannot be read.
         """
         descriptor = self.descriptor_of(source.file)
-        with _explaining(source.file.name):
-            _read(descriptor, source.begin, source.end, see)
+        _read(descriptor, source.file.name, source.begin, source.end, see)
 
     def read_ahead(self, source: TensorSource) -> None:
         """Let the kernel begin to read `source`, into memory that it can take back.
@@ -153,19 +151,20 @@ class Donors(ExitStack):
                 _require_seen(file, descriptor)
 
 
-def _read(descriptor: int, begin: int, end: int, see: See) -> None:
+def _read(descriptor: int, subject: str, begin: int, end: int, see: See) -> None:
     buffer = memoryview(bytearray(min(BLOCK, end - begin)))
     while begin < end:
-        count = _some(descriptor, buffer[: end - begin], begin)
+        count = _some(descriptor, subject, buffer[: end - begin], begin)
         see(buffer[:count])
         begin += count
 
 
-def _some(descriptor: int, memory: memoryview, offset: int) -> int:
+def _some(descriptor: int, subject: str, memory: memoryview, offset: int) -> int:
     """Read what comes of `memory`'s length at `offset`."""
-    count = os.preadv(descriptor, [memory], offset)
-    if count == 0:
-        raise OSError(errno.EIO, f"the file ended at byte {offset}")
+    with _explaining(subject):
+        count = os.preadv(descriptor, [memory], offset)
+        if count == 0:
+            raise OSError(errno.EIO, f"the file ended at byte {offset}")
     return count
 
 

@@ -13,7 +13,9 @@ from overlay.formats.names import (
     explain_shard_name,
     explain_target_name,
     find_case_collisions,
+    find_split,
     next_shard_name,
+    split_names,
 )
 
 
@@ -162,3 +164,33 @@ def test_the_next_shard_is_new_each_time(count: int) -> None:
         names.append(next_shard_name(names[-1:]))
 
     assert (count, f"model-{count:05d}-of-{count:05d}.safetensors") == (len(set(names)), names[-1])
+
+
+@pytest.mark.parametrize(
+    ("shard", "count", "names"),
+    [
+        ("mtp.safetensors", 1, ["mtp.safetensors"]),
+        ("mtp.safetensors", 2, ["mtp-00001-of-00002.safetensors", "mtp-00002-of-00002.safetensors"]),
+        ("model.safetensors", 2, ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]),
+        (
+            "model-00046-of-00046.safetensors",
+            2,
+            ["model-00046-of-00047.safetensors", "model-00047-of-00047.safetensors"],
+        ),
+    ],
+)
+def test_the_parts_of_a_split_shard_are_numbered_on(shard: str, count: int, names: list[str]) -> None:
+    assert split_names(shard, count) == names
+
+
+@given(
+    shard=st.sampled_from(["mtp.safetensors", "model.safetensors", "model-00046-of-00046.safetensors"]),
+    count=st.integers(1, 40),
+    others=st.lists(st.sampled_from(["config.json", "model-00001-of-00045.safetensors", "other.safetensors"])),
+    lost=st.none() | st.integers(0, 39),
+)
+def test_parts_are_found_again_when_all_are_there(shard: str, count: int, others: list[str], lost: int | None) -> None:
+    names = split_names(shard, count)
+    present = [name for number, name in enumerate(names) if number != lost] + others
+    complete = lost is None or lost >= count
+    assert find_split(shard, present) == (names if complete else [])
