@@ -68,6 +68,9 @@ def main() -> None:
         files = write_dense(dense, options.dense_gb)
         bench_trimming(dense, files, options.rounds)
         bench_content(dense, files, options.rounds)
+        shutil.rmtree(dense)
+        converting = [sys.executable, REPOSITORY / "benchmarks" / "converting.py", "--rounds", str(options.rounds)]
+        subprocess.run([*converting, "--work", work], check=True)  # a process of its own, since it imports torch
 
 
 def bench_start(rounds: int) -> None:

@@ -53,7 +53,7 @@ Range = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """How a recipe is carried out; none of it changes a byte of what comes out."""
+    """How a recipe is carried out; none of it changes a byte of the shard."""
 
     jobs: int = 0
     """Threads that compute; 0 means one a processor."""
@@ -61,6 +61,8 @@ class Conversion:
     """Bytes that the process keeps to, torch included; a single job that needs more runs alone."""
     device: str = "cpu"
     """Where tensors are computed, as torch calls it."""
+    losses: bool = True
+    """Whether to measure what lossy calls lose, which takes longer than the calls; who only compares bytes need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +238,8 @@ class _Building:
         if following:
             self._read_ahead(following)
         try:
-            for made in evaluate(job, partial(self._read, outcome), device=self.how.device):
+            read = partial(self._read, outcome)
+            for made in evaluate(job, read, device=self.how.device, losses=self.how.losses):
                 self._settle(made, places, outcome)
                 del made  # or its tensors would stay until the next call is done
                 check()
@@ -358,7 +361,7 @@ def _arithmetic(device: str) -> AbstractContextManager[Callable[[], None]]:
     """
     evaluating = _evaluating()
     evaluating.require_device(device)
-    context: AbstractContextManager[Callable[[], None]] = evaluating.one_thread()
+    context: AbstractContextManager[Callable[[], None]] = evaluating.computing()
     return context
 
 

@@ -36,6 +36,10 @@ Read = Callable[[TensorSource], Tensor]
 _STRIPE: Final = 4
 """Blocks that are restored and measured at once."""
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+"""Parameters of glibc's ``mallopt`` (``malloc.h``)."""
+
 _ELEMENT_REACH: Final = {"mxfp4": 7.0, "mxfp8": 464.0}
 """The greatest element of a format and half of its last step."""
 
@@ -47,7 +51,7 @@ class Made(NamedTuple):
     outputs: tuple[tuple[Value, Tensor], ...]
     """Outputs of the job, contiguous and on the CPU."""
     accuracy: Accuracy | None
-    """What was lost, where the call is lossy."""
+    """What was lost, where the call is lossy and it was asked for."""
 
 
 class CallProblem(ValueError):
@@ -66,8 +70,8 @@ class CallProblem(ValueError):
         super().__init__(f"{tensor} ({file}): {problem}")
 
 
-def evaluate(job: Job, read: Read, *, device: str = "cpu") -> Iterator[Made]:
-    """Carry out the calls of `job` in their order.
+def evaluate(job: Job, read: Read, *, device: str = "cpu", losses: bool = True) -> Iterator[Made]:
+    """Carry out the calls of `job` in their order, on `device`; with `losses`, measure what they lose.
 
     A tensor that was yielded is held by nobody else: drop it before asking for the next.
 
@@ -83,7 +87,7 @@ def evaluate(job: Job, read: Read, *, device: str = "cpu") -> Iterator[Made]:
         tensors = [_take(argument.value, known, left, read, device) for argument in call.inputs]
         with _naming(call, tensors):
             made = _performed(call, tensors)
-            accuracy = _lost(call, tensors, made) if call.is_lossy else None
+            accuracy = _lost(call, tensors, made) if losses and call.is_lossy else None
         outputs = tuple((value, _settled(made[_position(value)])) for value in wanted.get(id(call), ()))
         known |= {(id(call), at): made[at] for at in range(len(made)) if left[id(call), at]}
         del tensors, made
@@ -273,11 +277,26 @@ def require_device(name: str) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[Callable[[], None]]:
-    """torch computes on the thread that asks, and no other; gives back what every new thread has to call first."""
+def computing() -> Iterator[Callable[[], None]]:
+    """torch computes on the thread that asks and no other, and the system gets back what is freed.
+
+    Gives what every new thread has to call first.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    _give_back_freed_memory()
     try:
         yield lambda: torch.set_num_threads(1)
     finally:
         torch.set_num_threads(before)
+
+
+def _give_back_freed_memory() -> None:
+    """Have glibc keep no more than a few blocks; it would keep up to a tensor or two for each thread.
+
+    This cannot be asked for or taken back.  Another C library is left as it is.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 8 << 20)

@@ -1,7 +1,6 @@
 """The documentation as tests see it: its pages, and the fenced blocks in them.
 
-A comment on the line above a block is its mark.  ``<!-- file: NAME -->`` gives the block to the examples as a file,
-``<!-- output of: COMMAND -->`` says that it is what a command prints.
+A comment on the line above a block is its mark.  ``<!-- file: NAME -->`` gives the block to the examples as a file.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from tests.docs.pages import DOCS, REPOSITORY, blocks, name_of, pages, prose
 GENERATED: dict[str, str] = runpy.run_path(str(DOCS / "generate.py"))["pages"]()
 _CODE = re.compile(r"[A-Z]{3}[0-9]{3}")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_FOLDERS = ("formats", "core", "storage", "running", "report", "cli", "demo")
+_FOLDERS = ("formats", "core", "storage", "transforms", "running", "report", "api", "cli", "demo")
 
 
 def _text(name: str) -> str:
@@ -169,6 +169,14 @@ def _anchors(page: Path) -> set[str]:
     """The anchors that a page's headings get: lower case, blanks to hyphens, other marks left out."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_a_picture_of_a_page_is_there_and_small(page: Path) -> None:
+    shown = re.findall(r'(?:src|srcset)="([^"]+)"|!\[[^\]]*\]\(([^)\s]+)\)', prose(page))
+    pictures = [page.parent / (one or other) for one, other in shown]
+
+    assert [] == [str(picture) for picture in pictures if not picture.is_file() or picture.stat().st_size > 250_000]
 
 
 def test_every_page_of_the_documentation_is_on_the_map() -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 import jsonschema  # type: ignore[import-untyped, unused-ignore]
 import pytest
@@ -21,43 +19,28 @@ from overlay.demo.geometry import SCALED_DOWN
 from overlay.demo.layout import base_layout, donor_layout
 from overlay.demo.replica import write_dense
 from overlay.formats.manifest import parse_manifest
+from tests.manifests.conftest import MANIFESTS
+from tests.manifests.looking import appended, changed_sidecars, names
 from tests.oracles.hub_cache import Repository, add_repository
 from tests.support.checkpoints import INDEX, Checkpoint, read_tensors, read_weight_map, shard_bytes, tensor, write_files
 from tests.support.commands import overlay
 
-MANIFESTS = Path(__file__).parents[2] / "manifests"
 ALL = sorted(MANIFESTS.glob("*.yaml"))
 
 MTP = "glm-5.2-nvfp4-mtp.yaml"
 IGNORE = "glm-5.3-flash-nvfp4-ignore.yaml"
 TEMPLATE = "qwen3.6-27b-vlm-nvfp4-mtp-template.yaml"
+DRAFTS = ("glm-5.2-mtp-int4.yaml", "glm-5.2-mtp-int4-aligned.yaml")
+"""Tried in `test_drafts`."""
+HEADS = ("glm-5-nvfp4-mtp.yaml", "qwen3.5-27b-nvfp4-mtp.yaml")
+"""Tried in `test_heads`."""
 
 _FULL_SIZE = "expect: {tensors: 791, bytes: 19905841664, dtypes: {BF16: 790, F32: 1}}"
 _REPLICA = "expect: {tensors: 47, bytes: 82144, dtypes: {BF16: 46, F32: 1}}"
 
 
-@pytest.fixture(autouse=True)
-def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here cuts the power; that fsync is called, and when, is what law 2 checks."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty Hub cache."""
-    folder = tmp_path / "hub"
-    monkeypatch.setenv("HF_HUB_CACHE", str(folder))
-    return folder
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """A folder with copies of the manifests, so that locks can be written beside them."""
-    return write_files(tmp_path / "work", {path.name: path.read_bytes() for path in ALL})
-
-
 def test_every_manifest_is_tried_here() -> None:
-    assert {MTP, IGNORE, TEMPLATE} == {path.name for path in ALL}
+    assert {MTP, IGNORE, TEMPLATE, *DRAFTS, *HEADS} == {path.name for path in ALL}
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
@@ -254,33 +237,6 @@ def test_a_template_that_moved_since_the_lock_is_refused(cache: Path, qwen: Path
 
 
 # Looking
-
-
-def names(folder: Path) -> list[str]:
-    """The files of a folder."""
-    return sorted(path.name for path in folder.iterdir() if path.is_file())
-
-
-def changed_sidecars(base: Path, serve: Path) -> dict[str, Any]:
-    """The sidecars of a target that differ from the base's: the value of JSON, the bytes of anything else."""
-    found = {}
-    for name in names(serve):
-        if name == INDEX or name.endswith(".safetensors"):
-            continue
-        data = (serve / name).read_bytes()
-        if not (base / name).exists() or data != (base / name).read_bytes():
-            found[name] = json.loads(data) if name.endswith(".json") else data
-    return found
-
-
-def appended(path: Path, place: tuple[str, ...], entries: list[str]) -> Any:
-    """The JSON document at `path` with `entries` at the end of the list at `place`."""
-    document = json.loads(path.read_bytes())
-    at = document
-    for key in place:
-        at = at[key]
-    at += entries
-    return document
 
 
 def differing_lines(old: Path, new: Path) -> list[str]:

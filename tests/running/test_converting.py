@@ -376,6 +376,15 @@ def test_a_loss_past_the_limits_is_refused(limits: dict[str, float], tmp_path: P
         require_accuracy(accuracy, Limits(**limits), "a.safetensors")
 
 
+def test_losses_that_nobody_asked_for_are_not_measured(tmp_path: Path) -> None:
+    recipe = draft(tmp_path / "donor")
+
+    done = make(recipe, None, losses=False)
+
+    assert done.accuracy == {}
+    assert done.tensors == make(recipe, None).tensors
+
+
 def test_a_loss_within_the_limits_passes(tmp_path: Path) -> None:
     accuracy = make(draft(tmp_path / "donor"), None).accuracy
 
