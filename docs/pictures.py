@@ -31,7 +31,7 @@ COLUMNS: Final = 100
 SCHEMES: Final = {"dark": 0, "light": 1}
 """As Chromium numbers them."""
 
-SESSION: Final = (
+TYPED: Final = (
     ("verify", BASE),
     ("audit", TARGET, "--against", BASE, "--claim", "790 BF16 + 1 F32"),
 )
@@ -77,13 +77,15 @@ def _photograph(chromium: str, work: Path, scheme: str, picture: Path) -> None:
         (work / "audit.html").as_uri(),
     ]
     _run(command, work)
+    if not picture.is_file():
+        sys.exit(f"expected a picture at {picture}, found none")
 
 
 def _record(work: Path, picture: Path) -> None:
-    """The session, coloured as on a terminal of `COLUMNS` columns."""
+    """What is typed and printed, coloured as on a terminal of `COLUMNS` columns."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True, color_system="standard")
-        for number, words in enumerate(SESSION):
+        for number, words in enumerate(TYPED):
             typed = " ".join(f'"{word}"' if " " in word else word for word in words)
             console.print(Text(f"{chr(10) if number else ''}$ overlay {typed}", style="bold"))
             console.print(Text.from_ansi(_on_a_terminal(work, words)), end="")
@@ -122,7 +124,8 @@ def _overlay(work: Path, *words: str | Path) -> None:
 
 def _run(command: list[str | Path], work: Path) -> None:
     environment = {**os.environ, **_environment(work)}
-    subprocess.run(command, cwd=work, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    quiet = subprocess.DEVNULL
+    subprocess.run(command, cwd=work, env=environment, check=True, stdout=quiet, stderr=quiet)  # noqa: S603
 
 
 def _environment(work: Path) -> dict[str, str]:

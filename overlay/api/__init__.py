@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from overlay.api.assembling import (
         Locked,
         apply,
-        build,
         history,
         init,
         init_derived,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         status,
         undo,
     )
+    from overlay.api.building import build
     from overlay.api.comparing import audit, diff, write_page
     from overlay.api.looking import explain_code, inspect, mend, trace, verify
     from overlay.running.auditing import Question
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 HOMES: Final = {
     **dict.fromkeys(
-        (*("Locked", "apply", "build", "history", "init", "init_derived", "lock", "plan", "schema", "status", "undo"),),
+        (*("Locked", "apply", "history", "init", "init_derived", "lock", "plan", "schema", "status", "undo"),),
         "overlay.api.assembling",
     ),
+    "build": "overlay.api.building",
     **dict.fromkeys(("audit", "diff", "write_page"), "overlay.api.comparing"),
     **dict.fromkeys(("explain_code", "inspect", "mend", "trace", "verify"), "overlay.api.looking"),
     "Conversion": "overlay.running.converting",

@@ -15,8 +15,6 @@ from overlay.formats.digest import sha256_of
 from overlay.formats.lock import Lock, LockLevel, render_lock
 from overlay.formats.manifest import Manifest, manifest_schema
 from overlay.running.applying import Applied, Pins, apply_plan
-from overlay.running.building import Built, build_repository
-from overlay.running.converting import Conversion
 from overlay.running.examining import Status, assess, require_ours
 from overlay.running.extracting import Extracted, extract
 from overlay.running.locating import Places, locate, open_sound, portable, title_of
@@ -83,20 +81,6 @@ def lock(
     if written:
         write_document(lock_path(path), data)
     return Locked(fresh, lock_path(path), written)
-
-
-def build(
-    path: str,
-    target: str,
-    *,
-    how: Conversion | None = None,
-    places: Places | None = None,
-    reporter: Reporter | None = None,
-) -> Built:
-    """Make the shards of the grafts of the manifest at `path`, and the repository `target` that holds them."""
-    where = places or Places()
-    opened = open_manifest(path, where, with_lock=False)
-    return build_repository(opened, absolute(target), how or Conversion(), where, reporter or Silent())
 
 
 def plan(request: Request, target: str, *, link: LinkMode = "auto") -> Plan:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from overlay.core.checkpoint import Checkpoint, Shard
 from overlay.core.grafting import Choice, choose, realise
 from overlay.core.parts import BuiltShard, Composition, Layer, LinkedShard, Origin, ShardPart
-from overlay.core.sidecars import compose_sidecars, declare_recipes, sidecar_notes
+from overlay.core.sidecars import compose_sidecars, sidecar_notes
 from overlay.core.trimming import trim
 from overlay.errors import Conflict, InvalidInput, shortened
 from overlay.formats.dtypes import count_elements
@@ -48,10 +48,11 @@ def compose(base: Checkpoint, groups: Sequence[Sequence[Layer]], name: str) -> C
             tree.take(effect)
     shards = tree.shards()
     sidecars = compose_sidecars(base, ordered)
-    if not base.shards:  # nothing but the grafts: the config has to say what became of them
-        sidecars = declare_recipes(
-            sidecars, [part.recipe for part in shards if isinstance(part, (BuiltShard, LinkedShard)) and part.recipe]
-        )
+    recipes = [part.recipe for part in shards if isinstance(part, (BuiltShard, LinkedShard)) and part.recipe]
+    if not base.shards and recipes:  # nothing but the grafts: the config has to say what became of them
+        from overlay.core.recipe_declaring import declare_recipes
+
+        sidecars = declare_recipes(sidecars, recipes)
     return Composition(
         name=name,
         shards=tuple(shards),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING
 
-from overlay.core.checkpoint import NOWHERE, FileSeen, Fingerprint, Shard, TensorSource
+from overlay.core.checkpoint import Shard, TensorSource
 from overlay.core.parts import BuiltShard, GraftInput, LinkedShard
-from overlay.core.recipe_values import Value
-from overlay.core.recipes import Recipe, plan_recipe
 from overlay.errors import Conflict, InvalidInput, Mismatch
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import TensorInfo
@@ -18,6 +17,9 @@ from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.manifest import Expect, Graft
 from overlay.formats.names import split_names
 from overlay.formats.patterns import Pattern, select
+
+if TYPE_CHECKING:  # imported where a graft has steps
+    from overlay.core.recipes import Recipe
 
 BUILT_METADATA = {"format": "pt"}
 """``__metadata__`` of the shards that we write; transformers refuses a shard without a known ``format``."""
@@ -51,15 +53,18 @@ def choose(entry: GraftInput) -> tuple[Choice, ...]:
         _require_expected(graft, [tensor for tensors in found.values() for tensor in tensors])
         return tuple(Choice(graft, name, tensors, entry.built[name]) for name, tensors in found.items())
     tensors, recipe = tuple(_taken(entry)), None
-    if graft.steps:
+    if entry.context is not None:
+        from overlay.core.recipe_grafting import to_be
+        from overlay.core.recipes import plan_recipe
+
         recipe = plan_recipe(tensors, graft.steps, entry.context)
-        recipe, tensors = (None, recipe.copies) if recipe.is_copy else (recipe, tuple(map(_to_be, recipe.outputs)))
+        recipe, tensors = (None, recipe.copies) if recipe.is_copy else (recipe, tuple(map(to_be, recipe.outputs)))
     _require_expected(graft, tensors)
     chunks = _split(tensors, recipe, graft.max_bytes)
     names = split_names(graft.shard, len(chunks))
     return tuple(
-        Choice(graft, name, chunk, _whole_shard(entry, name, chunk), _part_of(recipe, chunk))
-        for name, chunk in zip(names, chunks, strict=True)
+        Choice(graft, name, chunk, _whole_shard(entry, name, chunk), part)
+        for name, chunk, part in zip(names, chunks, _parts(recipe, chunks), strict=True)
     )
 
 
@@ -85,12 +90,14 @@ def _split(
     return [tuple(chunk) for chunk in chunks]
 
 
-def _part_of(recipe: Recipe | None, tensors: Iterable[TensorSource]) -> Recipe | None:
-    """What of `recipe` makes `tensors`."""
+def _parts(recipe: Recipe | None, chunks: Sequence[Sequence[TensorSource]]) -> Iterator[Recipe | None]:
+    """What of `recipe` makes each of `chunks`."""
     if recipe is None:
-        return None
-    names = {tensor.name for tensor in tensors}
-    return replace(recipe, outputs=tuple(value for value in recipe.outputs if value.name in names))
+        yield from repeat(None, len(chunks))
+        return
+    from overlay.core.recipe_grafting import part_of
+
+    yield from (part_of(recipe, chunk) for chunk in chunks)
 
 
 def _size(tensor: TensorSource) -> int:
@@ -105,32 +112,26 @@ def realise(choice: Choice, kept: Sequence[TensorSource] | None = None) -> Linke
         kept: what is left of its tensors, when a later overlay supersedes some.
     """
     graft = choice.graft
-    recipe = choice.recipe if kept is None else _part_of(choice.recipe, kept)
+    if choice.recipe is not None:
+        return _realise_recipe(choice, choice.recipe, kept)
     if choice.whole is not None and kept is None:
-        read = choice.tensors if recipe is None else inputs_of_recipe(recipe)
-        return LinkedShard(choice.shard, "graft", choice.whole, graft.from_, read, recipe)
-    if recipe is not None:
-        header = render_header(recipe.tensors, BUILT_METADATA)
-        read = inputs_of_recipe(recipe)
-        return BuiltShard(choice.shard, graft.from_, header, sha256_of(header), read, recipe, graft.limits)
+        return LinkedShard(choice.shard, "graft", choice.whole, graft.from_, choice.tensors)
     tensors = choice.tensors if kept is None else kept
     ordered = tuple(sorted(tensors, key=lambda tensor: layout_order(tensor.name, tensor.dtype)))
     header = render_header(((t.name, t.dtype, t.shape) for t in ordered), BUILT_METADATA)
     return BuiltShard(choice.shard, graft.from_, header, sha256_of(header), ordered)
 
 
-def inputs_of_recipe(recipe: Recipe) -> tuple[TensorSource, ...]:
-    """Every range of the donor that a recipe reads, each once, by file and offset."""
-    read = {source: None for job in recipe.jobs for source in job.inputs} | dict.fromkeys(recipe.copies)
-    return tuple(sorted(read, key=lambda source: (source.file.name, source.begin)))
+def _realise_recipe(choice: Choice, recipe: Recipe, kept: Sequence[TensorSource] | None) -> LinkedShard | BuiltShard:
+    from overlay.core.recipe_grafting import inputs_of_recipe, part_of
 
-
-def _to_be(value: Value) -> TensorSource:
-    """A tensor that is going to be computed."""
-    return TensorSource(value.name, value.dtype, value.shape, _NOWHERE, 0, value.nbytes)
-
-
-_NOWHERE: Final = FileSeen("", "", Fingerprint(NOWHERE, 0, 0, 0, 0))
+    graft = choice.graft
+    if choice.whole is not None and kept is None:
+        return LinkedShard(choice.shard, "graft", choice.whole, graft.from_, inputs_of_recipe(recipe), recipe)
+    if kept is not None:
+        recipe = part_of(recipe, kept)
+    header, read = render_header(recipe.tensors, BUILT_METADATA), inputs_of_recipe(recipe)
+    return BuiltShard(choice.shard, graft.from_, header, sha256_of(header), read, recipe, graft.limits)
 
 
 def _taken(entry: GraftInput) -> Iterable[TensorSource]:

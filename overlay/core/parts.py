@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from overlay.core.checkpoint import Checkpoint, Shard, Sidecar, TensorSource
-from overlay.core.recipes import Context, Recipe
 from overlay.formats.digest import sha256_of
 from overlay.formats.manifest import FileChange, Graft, Limits, Manifest
 from overlay.formats.names import INDEX_NAME
+
+if TYPE_CHECKING:  # recipes take 50 ms to import that most overlays need not wait for
+    from overlay.core.recipes import Context, Recipe
 
 Origin = Literal["base", "graft"]
 
@@ -167,8 +169,8 @@ class GraftInput:
     """None when the donor is not at hand; then `built` must be."""
     built: Mapping[str, Shard]
     """The graft's shards that lie beside the manifest, built before: all of them, or none."""
-    context: Context = field(default_factory=Context)
-    """What its steps refer to."""
+    context: Context | None = None
+    """What its steps refer to; None where it has none, or its donor is not at hand."""
 
 
 @dataclass(frozen=True, slots=True)

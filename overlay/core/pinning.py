@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from overlay.core.checkpoint import Checkpoint, FileSeen, TensorSource
 from overlay.core.findings import Finding, about
 from overlay.core.parts import BuiltShard, Composition, CopiedFile, LinkedShard, TrimmedShard
-from overlay.core.recipe_values import Value, calls_below, inputs_of
 from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import (
     Lock,
@@ -22,6 +22,9 @@ from overlay.formats.lock import (
 )
 from overlay.formats.manifest import Manifest
 from overlay.formats.names import INDEX_NAME
+
+if TYPE_CHECKING:  # imported where something is computed
+    from overlay.core.recipe_values import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,8 @@ def _copied(source: TensorSource, digests: Mapping[str, str]) -> LockedTensor:
 
 def _computed(value: Value, digests: Mapping[str, str], measured: Measured) -> LockedTensor:
     """A tensor of a recipe: one that no step touched is copied all the same."""
+    from overlay.core.recipe_values import calls_below, inputs_of
+
     if value.source is not None:
         return _copied(value.source, digests)
     assert value.call is not None  # it is one or the other

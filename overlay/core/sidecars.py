@@ -8,14 +8,9 @@ from itertools import combinations
 from overlay.core.checkpoint import Checkpoint
 from overlay.core.parts import CopiedFile, FileInput, Layer, PatchedFile, SidecarPart
 from overlay.core.patching import apply_change, conflicts, touched
-from overlay.core.recipe_config import Undeclarable, merge, operations
-from overlay.core.recipes import Recipe
-from overlay.errors import Conflict, InvalidInput
-from overlay.formats import strict_json
+from overlay.errors import Conflict
 from overlay.formats.digest import sha256_of
 from overlay.formats.json_pointer import JsonPointer
-from overlay.formats.manifest import FileChange
-from overlay.formats.model_config import CONFIG_NAME
 
 
 def compose_sidecars(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> tuple[SidecarPart, ...]:
@@ -65,32 +60,6 @@ def _change(parts: dict[str, SidecarPart], name: str, entry: FileInput, layer: L
     data = apply_change(name, text, change)
     before = present.overlays if isinstance(present, PatchedFile) else ()
     parts[name] = PatchedFile(name, data, sha256_of(data), (*before, layer.name))
-
-
-def declare_recipes(parts: Sequence[SidecarPart], recipes: Sequence[Recipe]) -> tuple[SidecarPart, ...]:
-    """The sidecars of a standalone checkpoint, with what its recipes mean written into its ``config.json``.
-
-    Raises:
-        InvalidInput: the recipes cannot be declared together, or not in this config.
-    """
-    found = {part.name: part for part in parts}
-    config = found.get(CONFIG_NAME)
-    if config is None or not recipes:
-        return tuple(parts)
-    text = config.data if isinstance(config, PatchedFile) else config.sidecar.data
-    assert text is not None  # whoever opened the layers read the files that they take
-    try:
-        value = strict_json.decode(text)
-        patch = operations(merge(recipe.config for recipe in recipes), value if isinstance(value, dict) else {})
-    except (Undeclarable, strict_json.JsonProblem) as problem:
-        hint = "patch the config in the manifest, or change the steps"
-        raise InvalidInput(str(problem), subject=CONFIG_NAME, hint=hint) from None
-    if not patch:
-        return tuple(parts)
-    data = apply_change(CONFIG_NAME, text, FileChange.model_validate({"patch": patch}))
-    before = config.overlays if isinstance(config, PatchedFile) else ()
-    found[CONFIG_NAME] = PatchedFile(CONFIG_NAME, data, sha256_of(data), (*before, "its recipes"))
-    return tuple(found[name] for name in sorted(found))
 
 
 def _require_disjoint(group: Sequence[Layer]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from overlay.core.checkpoint import FileSeen, TensorSource
 from overlay.core.findings import Finding, about
@@ -14,10 +15,12 @@ from overlay.core.trimming import header_of
 from overlay.errors import Conflict, Mismatch
 from overlay.formats.digest import Digests
 from overlay.formats.lock import Lock, LockLevel
-from overlay.running.converting import Conversion, convert
 from overlay.running.opening import Opened
 from overlay.running.proving import Proofs, prove
 from overlay.storage.shard_writer import digest_shard, digest_trimmed
+
+if TYPE_CHECKING:
+    from overlay.running.converting import Conversion
 
 
 def pin(opened: Opened, composition: Composition, level: LockLevel, reporter: Reporter) -> Lock:
@@ -142,6 +145,8 @@ def measure_made(composition: Composition, reporter: Reporter, how: Conversion |
             continue
         with reporter.task(f"digesting {shard.name}", shard.size) as advance:
             if shard.recipe is not None:
+                from overlay.running.converting import Conversion, convert  # few overlays compute anything
+
                 done = convert(_header(shard), shard.recipe, None, how or Conversion(), advance)
                 written, inputs = done.written, {**inputs, **done.inputs}
             else:

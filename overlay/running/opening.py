@@ -6,6 +6,7 @@ import filecmp
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from overlay.core.checkpoint import Checkpoint, Shard, Sidecar
 from overlay.core.composing import compose
@@ -20,11 +21,13 @@ from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Graft, Manifest, ManifestProblems, parse_manifest
 from overlay.formats.names import find_split
 from overlay.formats.references import HubReference, parse_reference
-from overlay.running.contexts import Reading, read_context
 from overlay.running.locating import Places, file_of, locate, open_sound, portable, title_of
 from overlay.storage.files import read_document
 from overlay.storage.hub_cache import find_snapshot
 from overlay.storage.local import read_file, read_header
+
+if TYPE_CHECKING:  # imported where a graft has steps
+    from overlay.core.recipes import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,14 +216,25 @@ def _open_layer(
         for name in sorted(wanted)
         if any(not built[g.shard] for g in manifest.grafts if g.from_ == name) or name in places.donors
     }
-    reading = Reading(manifest, folder, places, lock)
+    contexts = (
+        _contexts(manifest, folder, places, lock, donors) if any(graft.steps for graft in manifest.grafts) else {}
+    )
     grafts = tuple(
-        GraftInput(graft, donors.get(graft.from_), built[graft.shard], read_context(graft, reading))
-        if graft.steps and graft.from_ in donors
-        else GraftInput(graft, donors.get(graft.from_), built[graft.shard])
+        GraftInput(graft, donors.get(graft.from_), built[graft.shard], contexts.get(graft.shard))
         for graft in manifest.grafts
     )
     return Layer(manifest, grafts, _file_inputs(manifest, folder, places, engine)), donors
+
+
+def _contexts(
+    manifest: Manifest, folder: str, places: Places, lock: Lock | None, donors: Mapping[str, Checkpoint]
+) -> dict[str, Context]:
+    """What the steps of each graft refer to, where its donor is at hand."""
+    from overlay.running.contexts import Reading, read_context
+
+    reading = Reading(manifest, folder, places, lock)
+    stepped = (graft for graft in manifest.grafts if graft.steps and graft.from_ in donors)
+    return {graft.shard: read_context(graft, reading) for graft in stepped}
 
 
 def _file_inputs(manifest: Manifest, folder: str, places: Places, engine: str) -> dict[str, tuple[FileInput, ...]]:

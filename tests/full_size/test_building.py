@@ -135,7 +135,7 @@ def test_a_donor_of_nothing_but_zeros_is_refused(work: Path) -> None:
 def test_a_build_of_gigabytes_keeps_its_memory_and_can_be_made_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """32 of the 256 experts with linears of full size: holes are groups of zeros, which are legal below a scale that is none."""
+    """32 of the 256 experts, with linears of full size: holes are groups of zeros, which are legal."""
     geometry = replace(FULL_SIZE, experts=32)
     write_sparse(draft_donor(geometry), tmp_path / "donor")
     give_scales(tmp_path / "donor" / DRAFT_SHARD)
