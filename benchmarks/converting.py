@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -144,7 +145,7 @@ def bench_second_worker(work: Path, rounds: int) -> None:
     for what, losses in (("losses measured", True), ("without measuring", False)):
         ratios, taken = [], []
         for _ in range(rounds):
-            one, two = (clock(lambda: convert(header, recipe, None, how)) for how in hows(losses))
+            one, two = (clock(partial(convert, header, recipe, None, how)) for how in hows(losses))
             taken.append(two)
             ratios.append(one / two)
         say(f"NVFP4 -> INT4, {what}: one worker / two", ratios)

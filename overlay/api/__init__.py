@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     )
     from overlay.api.building import build
     from overlay.api.comparing import audit, diff, write_page
-    from overlay.api.looking import explain_code, inspect, mend, trace, verify
+    from overlay.api.explaining import explain_code, trace
+    from overlay.api.looking import inspect, verify
+    from overlay.api.mending import mend
     from overlay.running.auditing import Question
     from overlay.running.converting import Conversion
     from overlay.running.locating import Places
@@ -39,7 +41,9 @@ HOMES: Final = {
     ),
     "build": "overlay.api.building",
     **dict.fromkeys(("audit", "diff", "write_page"), "overlay.api.comparing"),
-    **dict.fromkeys(("explain_code", "inspect", "mend", "trace", "verify"), "overlay.api.looking"),
+    **dict.fromkeys(("explain_code", "trace"), "overlay.api.explaining"),
+    **dict.fromkeys(("inspect", "verify"), "overlay.api.looking"),
+    "mend": "overlay.api.mending",
     "Conversion": "overlay.running.converting",
     "Places": "overlay.running.locating",
     "Question": "overlay.running.auditing",

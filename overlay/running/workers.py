@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -21,7 +21,6 @@ Check = Callable[[], None]
 """Raises `Stopped` when the task need not go on."""
 
 _NOBODY: Final = 1 << 62
-_EVERYBODY: Final = -1
 
 
 class Task(NamedTuple, Generic[Result]):
@@ -50,6 +49,10 @@ class Workers(AbstractContextManager["Workers[Result]"], Generic[Result]):
         self._taken = 0
         self._failed = _NOBODY
         """The first task that failed; those after it need not go on."""
+        self._stopped = False
+        """Whether nobody need go on.  Set without a lock, which an interrupt could leave locked."""
+        self._begin = threading.Event()
+        """No task begins before all are known."""
         self._turn = threading.Lock()
         self._change = threading.Condition()
         self._pool = ThreadPoolExecutor(threads, "overlay", prepare)
@@ -57,20 +60,24 @@ class Workers(AbstractContextManager["Workers[Result]"], Generic[Result]):
 
     def __enter__(self) -> Workers[Result]:
         try:
-            self._futures = [self._pool.submit(self._run, number) for number in range(len(self._tasks))]
-        except BaseException:  # an interrupt, when threads run already
+            for number in range(len(self._tasks)):
+                self._futures.append(self._pool.submit(self._run, number))
+        except BaseException:  # an interrupt, perhaps
             self.__exit__(None, None, None)
             raise
+        self._begin.set()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._fail(_EVERYBODY)
+        self._stopped = True
+        self._begin.set()
         interrupt = None
         while True:  # a second interrupt must not let the caller close what threads still write to
             try:
-                self._pool.shutdown(cancel_futures=True)
+                wait(self._futures)
+                self._pool.shutdown()
                 break
             except KeyboardInterrupt as again:
                 interrupt = again
@@ -106,15 +113,13 @@ class Workers(AbstractContextManager["Workers[Result]"], Generic[Result]):
 
     def _raise_first(self) -> None:
         for future in self._futures:
-            try:
-                error = future.exception()
-            except CancelledError:
-                continue
+            error = future.exception()
             if error is not None and not isinstance(error, Stopped):
                 raise error
 
     def _run(self, number: int) -> Result:
         task = self._tasks[number]
+        self._begin.wait()
         with self._turn:  # who is first in line waits for memory, and nobody passes by
             self._reserve(number, task.memory)
         try:
@@ -126,7 +131,7 @@ class Workers(AbstractContextManager["Workers[Result]"], Generic[Result]):
             self._release(task.memory)
 
     def _check(self, number: int) -> None:
-        if number > self._failed:
+        if self._stopped or number > self._failed:
             raise Stopped
 
     def _reserve(self, number: int, memory: int) -> None:

@@ -118,6 +118,7 @@ def test_the_lock_has_the_lineage_of_every_tensor(work: Path) -> None:
     built = build(work)
 
     locked = lock_in(built)["grafts"][SHARD]
+    assert locked["whole"] is False
     made = read_shard(built / SHARD)
     assert made.keys() == locked["tensors"].keys()
     for name, tensor in made.items():
@@ -354,3 +355,38 @@ def test_safetensors_reads_what_was_built(work: Path) -> None:
     assert {name: tensor.shape for name, (_, tensor) in read_tensors(work / "built").items()} == {
         name: tuple(tensor.shape) for name, tensor in built.items()
     }
+
+
+# Several shards of one graft
+
+
+def test_a_graft_may_be_split_and_is_the_same_tensors(work: Path) -> None:
+    whole = read_tensors(build(work, "whole"))
+    (work / "draft.yaml").write_text(manifest_text(grafts=[graft(**{"max-shard-size": "10kB"})]))
+
+    built = build(work)
+
+    shards = sorted(path.name for path in built.glob("*.safetensors"))
+    assert [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)] == shards
+    assert len(shards) > 2
+    split = read_tensors(built)
+    assert {name: tensor for name, (_, tensor) in whole.items()} == {
+        name: tensor for name, (_, tensor) in split.items()
+    }
+    assert {name: shard for name, (shard, _) in split.items()} == read_weight_map(built)
+    assert 0 == overlay("verify", built, "--level", "content", "--donors").code
+    assert 0 == overlay("apply", built, "-o", work / "serve").code
+    assert split == read_tensors(work / "serve")
+    assert {*shards} == lock_in(built)["grafts"].keys()
+
+
+def test_partners_are_not_parted(work: Path) -> None:
+    (work / "draft.yaml").write_text(manifest_text(grafts=[graft(**{"max-shard-size": "4kB"})]))
+
+    homes: dict[str, set[str]] = {}
+    for name, shard in read_weight_map(build(work)).items():
+        module, _, part = name.rpartition(".")
+        if part in ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape"):
+            homes.setdefault(module, set()).add(shard)
+
+    assert {1} == {len(shards) for shards in homes.values()}
