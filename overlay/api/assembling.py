@@ -14,12 +14,13 @@ from overlay.core.progress import Reporter, Silent
 from overlay.formats.digest import sha256_of
 from overlay.formats.lock import Lock, LockLevel, render_lock
 from overlay.formats.manifest import Manifest, manifest_schema
+from overlay.formats.names import lock_path
 from overlay.running.applying import Applied, Pins, apply_plan
 from overlay.running.examining import Status, assess, require_ours
 from overlay.running.extracting import Extracted, extract
 from overlay.running.locating import Places, locate, open_sound, portable, title_of
 from overlay.running.locking import pin, refuse
-from overlay.running.opening import lock_path, open_manifest, open_pair
+from overlay.running.opening import open_manifest, open_pair
 from overlay.running.preparing import Request, decide, open_request
 from overlay.running.undoing import Undone, undo_target
 from overlay.storage.documents import write_document

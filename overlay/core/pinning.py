@@ -166,15 +166,9 @@ def _graft(shard: LinkedShard | BuiltShard, measured: Measured) -> LockedGraft:
         size=shard.size,
         header_sha256=shard.header_sha256,
         sha256=sha256,
-        whole=isinstance(shard, LinkedShard) and _is_donors(shard),
+        whole=isinstance(shard, LinkedShard),
         tensors=tensors,
     )
-
-
-def _is_donors(shard: LinkedShard) -> bool:
-    """Whether the shard's file is the donor's, and not one that was built of ranges of it."""
-    own = shard.shard.file.location
-    return shard.recipe is None and all(source.file.location == own for source in shard.sources)
 
 
 def _copied(source: TensorSource, digests: Mapping[str, str]) -> LockedTensor:

@@ -65,6 +65,11 @@ def explain_target_name(name: str) -> str:
     return ""
 
 
+def lock_path(manifest_path: str) -> str:
+    """``NAME.lock.json`` beside the manifest ``NAME.yaml``."""
+    return manifest_path.rpartition(".")[0] + ".lock.json"
+
+
 def find_case_collisions(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of names that one file cannot hold apart on macOS or Windows."""
     seen: dict[str, str] = {}

@@ -23,12 +23,12 @@ from overlay.formats import strict_json
 from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock, render_lock
 from overlay.formats.manifest import Manifest
-from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST
+from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, lock_path
 from overlay.formats.references import HubReference, parse_reference
 from overlay.formats.steps import KeepExpertsStep
 from overlay.running.converting import Conversion, convert, require_accuracy
 from overlay.running.locating import Places
-from overlay.running.opening import Opened, lock_path, open_manifest
+from overlay.running.opening import Opened, open_manifest
 from overlay.storage.drafts import Drafts
 from overlay.storage.files import read_document
 from overlay.storage.local import MAX_SIDECAR_BYTES, read_beginning, read_file

@@ -19,7 +19,7 @@ from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Graft, Manifest, ManifestProblems, parse_manifest
-from overlay.formats.names import find_split
+from overlay.formats.names import find_split, lock_path
 from overlay.formats.references import HubReference, parse_reference
 from overlay.running.locating import Places, file_of, locate, open_sound, portable, title_of
 from overlay.storage.files import read_document
@@ -78,11 +78,6 @@ class Opened:
     def compose(self) -> Composition:
         """The checkpoint that the manifests describe; raises what `core.composing.compose` raises."""
         return compose(self.base, self.groups, self.name)
-
-
-def lock_path(manifest_path: str) -> str:
-    """``NAME.lock.json`` beside the manifest ``NAME.yaml``."""
-    return os.path.splitext(manifest_path)[0] + ".lock.json"
 
 
 def open_manifest(

@@ -13,10 +13,10 @@ from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen
 from overlay.errors import Conflict, InvalidInput, UsageError
 from overlay.formats import strict_json
-from overlay.formats.names import REPOSITORY_MANIFEST
+from overlay.formats.names import REPOSITORY_MANIFEST, lock_path
 from overlay.running.locating import Places
 from overlay.running.locking import hold_against_lock, prove_composition
-from overlay.running.opening import Opened, lock_path, open_manifest, open_pair, stack
+from overlay.running.opening import Opened, open_manifest, open_pair, stack
 from overlay.running.proving import Proofs
 from overlay.running.verifying import check_receipt, check_touched
 from overlay.storage.files import read_document

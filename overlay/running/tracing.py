@@ -15,10 +15,10 @@ from overlay.errors import EnvironmentFault, InvalidInput, OverlayError
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockedTensor, LockProblems, parse_lock
+from overlay.formats.names import lock_path
 from overlay.formats.receipt import PlacedFile, Receipt
 from overlay.running.inspecting import open_reference, read_configs
 from overlay.running.locating import Places, open_checkpoint
-from overlay.running.opening import lock_path
 from overlay.storage.files import read_document
 from overlay.storage.local import file_at, read_header
 from overlay.storage.range_hashing import sha256_of_range

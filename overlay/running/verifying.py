@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from overlay.core.checking import check, check_draft, check_parameters, check_unlisted
 from overlay.core.checkpoint import Checkpoint, FileSeen, Shard
@@ -21,16 +21,17 @@ from overlay.core.target import TargetSeen, check_target, linked_files, private_
 from overlay.errors import InvalidInput
 from overlay.formats import model_config, strict_json
 from overlay.formats.header import HeaderProblem
-from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, SINGLE_NAME
-from overlay.formats.receipt import Receipt
+from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, SINGLE_NAME, lock_path
 from overlay.running.locating import Places, open_checkpoint
-from overlay.running.opening import lock_path
 from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.hashing import hash_file
 from overlay.storage.links import resolve, roots_for
 from overlay.storage.local import file_at, read_file, read_header
 from overlay.storage.proofs import ProofStore
 from overlay.storage.targets import look_at_target
+
+if TYPE_CHECKING:
+    from overlay.formats.receipt import Receipt
 
 _LOCK_SUFFIX: Final = ".lock.json"
 
