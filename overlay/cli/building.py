@@ -28,7 +28,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
 @click.option("-o", "--output", "target", required=True, metavar="DIR", help="The repository to make; absent or empty.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Workers that convert; 0: one a processor.")
 @click.option(
-    "--memory", callback=_size, default="512MiB", show_default=True, help="Bytes of tensors in memory at once."
+    "--memory", callback=_size, default="512MiB", show_default=True, help="What the process keeps to, torch included."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where to compute; the bytes are the same everywhere.")
 @place_options

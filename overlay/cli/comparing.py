@@ -67,7 +67,7 @@ def diff(
 
 @click.command()
 @click.argument("target")
-@click.option("--against", metavar="BASE", help="The base that the checkpoint was made from.")
+@click.option("--against", metavar="BASE", help="The base; of a target that overlay assembled, its own.")
 @click.option("--claim", multiple=True, metavar="TEXT", help='A statement to prove, such as "790 BF16 + 1 F32".')
 @click.option("--donor", multiple=True, metavar="REPO=PATH", help="A local copy of a repository that claims speak of.")
 @_comparison_options

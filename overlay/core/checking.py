@@ -101,7 +101,7 @@ def check_draft(checkpoint: Checkpoint, config: ModelConfig) -> list[Finding]:
     if not missing or any(_is_draft_name(name) for name in checkpoint.weight_map):
         return []
     layers = ", ".join(map(str, missing))
-    message = f"{config.draft_key} = {config.draft_layers} declares layer {layers}, found no tensor of it"
+    message = f"{config.draft_layers} declares layer {layers}, found no tensor of it"
     return [about("MTP001", "config.json", message, key=config.draft_key)]
 
 

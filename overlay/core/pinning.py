@@ -104,6 +104,22 @@ def compare(lock: Lock, fresh: Lock) -> list[Finding]:
     return sorted(findings)
 
 
+def with_lineage(fresh: Lock, old: Lock) -> Lock:
+    """`fresh` with what `old` says of grafts whose donors were not at hand, as far as it pins the very bytes."""
+    kept = {
+        name: old.grafts[name]
+        for name, graft in fresh.grafts.items()
+        if graft.donor not in fresh.donors
+        and name in old.grafts
+        and old.grafts[name].sha256
+        and not any(_compare_graft(name, old.grafts[name], graft))
+    }
+    missing = {graft.donor for graft in kept.values()} & old.donors.keys()
+    donors = {**fresh.donors, **{name: old.donors[name] for name in missing}}
+    update = {"grafts": {**fresh.grafts, **kept}, "donors": dict(sorted(donors.items()))}
+    return fresh.model_copy(update=update)
+
+
 def expected_digests(lock: Lock, composition: Composition) -> dict[str, str]:
     """Real file of every linked shard to the sha256 that the lock pins it to."""
     expected = {}

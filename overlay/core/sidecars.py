@@ -33,7 +33,7 @@ def compose_sidecars(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> tup
 
 def sidecar_notes(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> Iterator[str]:
     """Which of the base's sidecars do not come out as they were."""
-    for group in groups:
+    for group in groups if base.shards else ():  # of a standalone checkpoint every sidecar is new
         for layer in group:
             for name, changes in layer.files.items():
                 yield from (_note(base, name, entry, layer.name) for entry in changes if _differs(base, name, entry))

@@ -260,8 +260,7 @@ def _whole_layers(counted: Tally) -> set[Layer]:
 
 def _row(change: Change, stack: str, component: str, entries: list[tuple[Cell, Amount]]) -> Row:
     layers = {cell.place.layer for cell, _ in entries if cell.place.layer is not None}
-    path = f"{stack}.{braced(layers)}" if stack else ""
-    where = ".".join(part for part in (path, component, "**") if part)
+    where = ".".join(part for part in (f"{stack}.{braced(layers)}" if stack else "", _pattern(component)) if part)
     return Row(
         change,
         where,
@@ -269,6 +268,11 @@ def _row(change: Change, stack: str, component: str, entries: list[tuple[Cell, A
         tuple(dict.fromkeys(cell.old_dtype for cell, _ in entries if cell.old_dtype)),
         tuple(dict.fromkeys(cell.new_dtype for cell, _ in entries if cell.new_dtype)),
     )
+
+
+def _pattern(component: str) -> str:
+    """A pattern for the tensors of a component; of norms, whose names differ, and for what lies outside of layers too."""
+    return {"norms": "*norm*.**", "parameters": "*"}.get(component, f"{component}.**" if component else "**")
 
 
 def braced(numbers: Iterable[int]) -> str:

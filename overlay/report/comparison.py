@@ -12,7 +12,7 @@ from overlay.core.tallying import Amount, Row, total
 from overlay.core.view import View
 from overlay.report.blocks import Block, Heading, Marked, Table, Verbatim
 from overlay.report.escape import printable
-from overlay.report.text import finding_lines, in_bytes
+from overlay.report.text import finding_lines, in_bytes, worst_first
 
 _WORDS = {
     Change.REMOVED: "dropped",
@@ -173,8 +173,8 @@ def _markdown(view: View, tensors: bool) -> Iterator[str]:
         [(_md(c.text), _code(c.source), c.standing.value, _md(c.reason)) for c in view.claims],
     )
     yield from _md_table(
-        ("finding", "subject", "what"),
-        [(f.code, _code(f.subject), _md(f.message)) for f in view.findings],
+        ("finding", "severity", "subject", "what", "what to do"),
+        [(f.code, f.severity.value, _code(f.subject), _md(f.message), _md(f.hint)) for f in worst_first(view.findings)],
     )
     if tensors and view.difference.changes:
         yield from ("", "```diff", *(printable(line).replace("```", "'''") for line in tensor_lines(view)), "```")

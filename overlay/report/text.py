@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from overlay.core.findings import Finding, errors
+from overlay.formats.digest import sha256_of
 from overlay.formats.names import INDEX_NAME
 from overlay.report.blocks import Block, Heading, Marked, Table
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # they are only shown here; a verb imports the one that it ha
     from overlay.running.applying import Applied
     from overlay.running.mending import Fixed
     from overlay.running.verifying import Verdict
+
+_NO_INDEX: Final = sha256_of(b"")
 
 _FEW: Final = 5
 """Findings of one code that are printed; a JSON document holds all of them."""
@@ -161,7 +164,7 @@ def lock_lines(lock: Lock, path: str, written: bool) -> Iterator[str]:
     result = lock.result
     yield f"{verb} {path} (level {lock.level})"
     yield f"{result.tensors} tensors in {_count(result.shards, 'shard')}, total_size {result.total_size}"
-    yield f"index sha256 {result.index_sha256}"
+    yield f"index sha256 {result.index_sha256}" if result.index_sha256 != _NO_INDEX else "one shard, which needs no index"
 
 
 _PAST = {

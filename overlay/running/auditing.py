@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from overlay.running.diffing import composed, diff_sidecars, manifest_of, open_w
 from overlay.running.locating import Places, locate, open_checkpoint
 from overlay.storage.local import SharedHeaders, read_beginning
 from overlay.storage.ranges import equal_ranges
+from overlay.storage.targets import read_receipt
 
 CARD = "README.md"
 _STATED = "--claim"
@@ -35,7 +37,7 @@ class Question:
 
     target: str
     against: str | None = None
-    """The base; None asks about the target alone."""
+    """The base; None means the one that the target was assembled from, else the target alone is asked about."""
     claims: tuple[str, ...] = ()
     """Statements that the user wants to see proven."""
     content: bool = False
@@ -78,14 +80,24 @@ def _open(question: Question) -> tuple[Checkpoint | None, Checkpoint]:
 
         opened = open_manifest(manifest, replace(places, base=question.against, donors={}))
         return opened.base, composed(opened, question.target)
-    if question.against is None:
+    against = question.against or _base_of(question.target)
+    if against is None:
         return None, open_whole(question.target, places)
     shared: SharedHeaders = {}
-    base = open_whole(question.against, places, shared=shared)
+    base = open_whole(against, places, shared=shared)
     seen = open_checkpoint(question.target, locate(question.target, "."), places, partial=True, shared=shared)
     target = complete(seen, base).checkpoint
     require_whole(target)
     return base, target
+
+
+def _base_of(target: str) -> str | None:
+    """The folder of the base that a target of ours was assembled from, where all of it is still in one place."""
+    receipt, _ = read_receipt(locate(target, "."))
+    if receipt is None:
+        return None
+    folders = {os.path.dirname(f.source) for f in receipt.files.values() if f.origin == "base" and f.source}
+    return folders.pop() if len(folders) == 1 and all(map(os.path.isdir, folders)) else None
 
 
 def _findings(base: Checkpoint | None, target: Checkpoint) -> list[Finding]:

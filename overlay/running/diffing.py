@@ -87,6 +87,8 @@ def require_whole(seen: Checkpoint) -> None:
     broken = [finding.line for finding in sorted(seen.findings) if finding.severity is Severity.ERROR]
     if broken:
         hint = f"overlay verify {seen.label}"
+        if seen.shards and all(finding.code == "IDX003" for finding in seen.findings):  # it may hold a difference alone
+            hint = f"overlay audit {seen.label} --against BASE, if the other shards are a base's"
         raise InvalidInput(broken[0], subject=seen.label, hint=hint, others=tuple(broken[1:]))
 
 

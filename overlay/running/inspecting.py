@@ -1,6 +1,7 @@
 """Inspecting: read what a reference means, and describe it.
 
-A checkpoint, a target, a diff-only repository (shards that lie elsewhere are listed as such) or a single shard.
+A checkpoint, a target, a diff-only repository (shards that lie elsewhere are listed as such), a manifest (the checkpoint that
+it describes) or a single shard.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from overlay.formats.model_config import CONFIG_NAME, ModelConfig, parse_model_c
 from overlay.formats.names import SHARD_SUFFIX
 from overlay.formats.quant_config import QUANT_CONFIG_NAME, QuantConfig, parse_quant_config
 from overlay.formats.strict_json import JsonProblem
+from overlay.running.diffing import open_whole, text_of
 from overlay.running.locating import Places, locate, open_checkpoint
 from overlay.storage.files import explain_os_error
-from overlay.storage.local import file_at, read_file, read_header
+from overlay.storage.local import file_at, read_header
 
 
 def inspect_reference(reference: str, places: Places) -> tuple[Description, list[Finding]]:
@@ -43,6 +45,8 @@ def open_reference(reference: str, places: Places) -> Checkpoint:
     """
     if reference.endswith(SHARD_SUFFIX) and os.path.isfile(reference):
         return _open_shard(reference)
+    if reference.endswith((".yaml", ".yml")) and os.path.isfile(reference):
+        return open_whole(reference, places)
     return open_checkpoint(reference, locate(reference, "."), places, partial=True)
 
 
@@ -58,7 +62,7 @@ def read_configs(seen: Checkpoint) -> tuple[ModelConfig | None, list[QuantConfig
     for name in (CONFIG_NAME, QUANT_CONFIG_NAME):
         if name not in seen.sidecars:
             continue
-        data = read_file(seen.sidecars[name].file)
+        data = text_of(seen.sidecars[name])
         try:
             if name == CONFIG_NAME:
                 config = parse_model_config(data)

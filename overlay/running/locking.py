@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from overlay.core.checkpoint import FileSeen, TensorSource
 from overlay.core.findings import Finding, about
 from overlay.core.parts import BuiltShard, Composition, LinkedShard, TrimmedShard
-from overlay.core.pinning import Measured, compare, expected_digests, make_lock
+from overlay.core.pinning import Measured, compare, expected_digests, make_lock, with_lineage
 from overlay.core.progress import Reporter
 from overlay.core.trimming import header_of
 from overlay.errors import Conflict, Mismatch
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 def pin(opened: Opened, composition: Composition, level: LockLevel, reporter: Reporter) -> Lock:
     """The lock of what was opened; at the level ``content`` every byte that the overlay uses is read.
 
+    What the lock before says of a graft that was built stays, where the donor is not at hand to say it again.
+
     Raises:
         Mismatch: a content-addressed store holds other bytes than it says.
         EnvironmentFault: a file cannot be read.
     """
     measured = _measure(opened, composition, reporter) if level == "content" else Measured()
-    return make_lock(opened.pinnable, composition, level, measured)
+    fresh = make_lock(opened.pinnable, composition, level, measured)
+    return with_lineage(fresh, opened.lock) if opened.lock is not None else fresh
 
 
 def hold_against_lock(opened: Opened, composition: Composition) -> None:

@@ -15,7 +15,7 @@ from overlay.errors import EnvironmentFault, InvalidInput, OverlayError
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockedTensor, LockProblems, parse_lock
-from overlay.formats.names import lock_path
+from overlay.formats.names import REPOSITORY_MANIFEST, lock_path
 from overlay.formats.receipt import PlacedFile, Receipt
 from overlay.running.inspecting import open_reference, read_configs
 from overlay.running.locating import Places, open_checkpoint
@@ -69,6 +69,11 @@ def _origin(seen: Checkpoint, at: TensorSource, receipt: Receipt | None, lock: s
     link = at.file.location if at.file.via_link else ""
     commit = seen.commit or ""
     placed = receipt.files.get(at.file.name) if receipt is not None else None
+    if receipt is None:
+        beside = os.path.join(seen.root, lock_path(REPOSITORY_MANIFEST))
+        lock = lock or (beside if os.path.isfile(beside) else "")
+        if lock:  # a repository that was built: its lock says what its shards are made of
+            return _donated(Origin(kind="graft", link=link, commit=commit), at, None, lock, [])
     if receipt is None or placed is None:
         foreign = ("overlay did not place this shard: overlay status says more",) if receipt is not None else ()
         return Origin(kind="checkpoint", link=link, commit=commit, notes=foreign)
@@ -92,18 +97,19 @@ def _changes(seen: Checkpoint, at: TensorSource, placed: PlacedFile) -> Iterator
         yield f"the header of {at.file.name} is not the one that the receipt says: overlay status {seen.label}"
 
 
-def _donated(origin: Origin, at: TensorSource, receipt: Receipt, lock: str, notes: list[str]) -> Origin:
+def _donated(origin: Origin, at: TensorSource, receipt: Receipt | None, lock: str, notes: list[str]) -> Origin:
     """`origin` with what the lock says of the donor."""
     if not lock:
         if origin.source is None:
             notes.append("the receipt does not say which bytes of the donor it is made of: --lock NAME.lock.json does")
         return replace(origin, notes=tuple(notes))
     parsed, digest = _read_lock(lock)
-    if digest != receipt.lock_sha256:
+    if receipt is not None and digest != receipt.lock_sha256:
         notes.append(f"{lock} is not the lock that the target was assembled with")
     graft = parsed.grafts.get(at.file.name)
     entry = graft.tensors.get(at.name) if graft is not None else None
     if graft is None or entry is None:
+        origin = origin if receipt is not None else replace(origin, kind="checkpoint")
         return replace(origin, notes=(*notes, f"{lock} does not name this tensor among the grafts"))
     donor = parsed.donors.get(graft.donor)
     commit = f" at commit {donor.commit}" if donor is not None and donor.commit else ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.building.donors import DRAFT_SHARD, graft, manifest_text
-from tests.building.test_repositories import SHARD, build, read_ranges
+from tests.building.running import SHARD, build, read_ranges
 from tests.oracles.hub_cache import flip_byte
 from tests.support.commands import overlay
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import struct
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import xxhash
 import yaml
 
 from tests.building.donors import DRAFT_SHARD, INT4, SCALES_SHARD, graft, load, manifest_text
+from tests.building.running import SHARD, build, lock_in, read_ranges
 from tests.support.checkpoints import (
     INDEX,
     contents_of,
@@ -27,28 +22,7 @@ from tests.support.checkpoints import (
 )
 from tests.support.commands import overlay
 
-SHARD = "model-00001-of-00001.safetensors"
 EXPERT = "model.layers.78.mlp.experts.3.up_proj"
-
-
-def build(work: Path, name: str = "built", *options: str) -> Path:
-    ended = overlay("build", work / "draft.yaml", "-o", work / name, *options)
-    assert 0 == ended.code, ended.refusal
-    return work / name
-
-
-def lock_in(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "overlay.lock.json").read_bytes())
-    return document
-
-
-def read_ranges(path: Path) -> dict[str, tuple[int, int]]:
-    """Tensor to where it lies, counted from the start of the file."""
-    raw = path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    table = json.loads(raw[8 : 8 + length])
-    table.pop("__metadata__", None)
-    return {name: (8 + length + e["data_offsets"][0], 8 + length + e["data_offsets"][1]) for name, e in table.items()}
 
 
 # A standalone draft
@@ -139,6 +113,15 @@ def test_the_lock_has_the_lineage_of_every_tensor(work: Path) -> None:
     assert (DRAFT_SHARD, *ranges["model.layers.78.eh_proj.weight"]) == (copied["file"], copied["begin"], copied["end"])
     assert "steps" not in copied
     assert {"mtp": [DRAFT_SHARD]} == {name: [*donor["files"]] for name, donor in lock_in(built)["donors"].items()}
+
+
+def test_locking_a_repository_again_keeps_its_lineage(work: Path) -> None:
+    built = build(work)
+    before = lock_in(built)
+
+    assert 0 == overlay("lock", built / "overlay.yaml").code
+
+    assert {**before, "level": "content"} == lock_in(built)
 
 
 def test_a_repository_is_verified_and_applied_without_its_donor(work: Path) -> None:
@@ -249,103 +232,6 @@ def test_the_manifest_that_is_published_says_the_same(work: Path) -> None:
     assert ("draft", None, str(work / "donor")) == (manifest["name"], manifest["base"], manifest["donors"]["mtp"])
     assert {"quantize": INT4} == manifest["grafts"][0]["steps"][1]
     assert {"from": "config.json"} == manifest["files"]["config.json"]
-
-
-# An interrupted build
-
-_KILLED_AFTER_THE_FIRST_SHARD = """
-import os, signal, sys
-from overlay.storage.drafts import Drafts
-finish = Drafts.finish
-def finish_and_die(self, *arguments):
-    finish(self, *arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-Drafts.finish = finish_and_die
-from overlay.cli.main import main
-sys.argv = ["overlay", "build", "draft.yaml", "-o", "built"]
-main()
-"""
-
-
-@pytest.fixture
-def two_shards(work: Path) -> Path:
-    half = [
-        graft(shard=f"model-0000{number}-of-00002.safetensors", tensors=patterns)
-        for number, patterns in ((1, ["**.mlp.experts.[0-3].**"]), (2, ["**.eh_proj.*"]))
-    ]
-    half[0]["tensors"] = [f"**.mlp.experts.{expert}.**" for expert in range(4)]
-    half[1]["tensors"] = [f"**.mlp.experts.{expert}.**" for expert in range(4, 8)]
-    (work / "draft.yaml").write_text(manifest_text(grafts=half))
-    return work
-
-
-def interrupt(work: Path) -> None:
-    """A build that is killed when its first shard is finished."""
-    ended = subprocess.run(
-        [sys.executable, "-c", _KILLED_AFTER_THE_FIRST_SHARD], cwd=work, capture_output=True, check=False
-    )
-    assert -signal.SIGKILL == ended.returncode, ended.stderr
-    assert not (work / "built").exists()
-
-
-def test_an_interrupted_build_goes_on_with_the_shard_that_was_finished(two_shards: Path) -> None:
-    interrupt(two_shards)
-    draft = two_shards / ".built.overlay-build" / "model-00001-of-00002.safetensors"
-    inode = draft.stat().st_ino
-
-    ended = overlay("build", two_shards / "draft.yaml", "-o", two_shards / "built", "--json")
-
-    assert [True, False] == [shard["taken_over"] for shard in ended.document["shards"]]
-    assert inode == (two_shards / "built" / draft.name).stat().st_ino
-    assert not draft.parent.exists()
-    assert contents_of(two_shards / "built") == contents_of(build(two_shards, "whole"))
-
-
-def test_a_finished_shard_that_was_touched_is_made_again(two_shards: Path) -> None:
-    interrupt(two_shards)
-    draft = two_shards / ".built.overlay-build" / "model-00001-of-00002.safetensors"
-    draft.write_bytes(draft.read_bytes()[:-1] + b"?")
-
-    ended = overlay("build", two_shards / "draft.yaml", "-o", two_shards / "built", "--json")
-
-    assert [False, False] == [shard["taken_over"] for shard in ended.document["shards"]]
-    assert contents_of(two_shards / "built") == contents_of(build(two_shards, "whole"))
-
-
-@pytest.mark.parametrize("change", ["donor", "limits"])
-def test_a_finished_shard_is_not_taken_over_for_another_donor_or_stricter_limits(two_shards: Path, change: str) -> None:
-    interrupt(two_shards)
-    if change == "donor":
-        os.utime(two_shards / "donor" / DRAFT_SHARD, ns=(0, 0))
-    else:
-        document = json.loads((two_shards / "draft.yaml").read_text())
-        document["grafts"][0]["limits"] = {"relative_rms": 0.5}
-        (two_shards / "draft.yaml").write_text(json.dumps(document))
-
-    ended = overlay("build", two_shards / "draft.yaml", "-o", two_shards / "built", "--json")
-
-    assert [False, False] == [shard["taken_over"] for shard in ended.document["shards"]]
-
-
-def test_a_full_disk_keeps_what_is_finished(two_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from overlay.errors import EnvironmentFault
-    from overlay.running import building
-
-    convert, calls = building.convert, []
-
-    def convert_once(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) > 1:
-            raise EnvironmentFault("the system says: No space left on device")
-        return convert(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(building, "convert", convert_once)
-        assert 5 == overlay("build", two_shards / "draft.yaml", "-o", two_shards / "built").code
-
-    assert not (two_shards / "built").exists()
-    ended = overlay("build", two_shards / "draft.yaml", "-o", two_shards / "built", "--json")
-    assert [True, False] == [shard["taken_over"] for shard in ended.document["shards"]]
 
 
 def test_safetensors_reads_what_was_built(work: Path) -> None:

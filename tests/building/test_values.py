@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.building.donors import graft, load, manifest_text, plain_weight
-from tests.building.test_repositories import build
+from tests.building.running import build
 
 LAYER = "model.layers.78"
 PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")

@@ -14,6 +14,7 @@ import pytest
 from overlay.demo.geometry import FULL_SIZE
 from overlay.demo.replica import write_sparse
 from tests.building.donors import DRAFT_SHARD, INT4, draft_donor, target_sidecars
+from tests.building.running import read_ranges
 from tests.full_size.running import overlay
 from tests.support.checkpoints import write_files
 
@@ -113,15 +114,6 @@ def give_scales(path: Path) -> None:
             if name.endswith(".weight_scale_2"):
                 os.pwrite(stream.fileno(), struct.pack("<f", 0.01), begin)
                 assert begin + 4 == end
-
-
-def read_ranges(path: Path) -> dict[str, tuple[int, int]]:
-    """Tensor to where it lies, counted from the start of the file."""
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        table = json.loads(stream.read(length))
-    table.pop("__metadata__", None)
-    return {name: (8 + length + e["data_offsets"][0], 8 + length + e["data_offsets"][1]) for name, e in table.items()}
 
 
 def test_a_donor_of_nothing_but_zeros_is_refused(work: Path) -> None:
