@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from overlay.core.progress import Reporter, Silent
 from overlay.core.view import View
-from overlay.errors import UsageError
+from overlay.errors import Conflict, UsageError
 from overlay.running.auditing import Question, audit_checkpoint
 from overlay.running.diffing import diff_checkpoints
 from overlay.running.locating import Places
@@ -35,9 +37,15 @@ def write_page(view: View, path: str) -> None:
 
     Raises:
         UsageError: the name is none of a page, so that a slip of the hand could replace a shard.
+        Conflict: it lies in one of the checkpoints.
     """
     if not path.endswith((".html", ".htm")):
         raise UsageError("expected a name that ends in .html", subject=path, hint="--html report.html")
+    folder = os.path.realpath(os.path.dirname(path) or ".")
+    for side in (view.difference.old, view.difference.new):
+        if side.root and os.path.commonpath([folder, side.root]) == side.root:
+            problem = f"expected a place outside of the checkpoints, found one inside {side.label}"
+            raise Conflict(problem, subject=path, hint="name a file elsewhere")
     from overlay.report.html import render_page  # Jinja2 takes 50 ms that no other verb need wait for
 
     write_document(path, render_page(view).encode())

@@ -26,9 +26,7 @@ from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, explain_shard_name
 MAX_NAMED: Final = 20
 """Obstacles that are spelled out; the rest is counted."""
 
-_MENDABLE: Final = frozenset(
-    {*("IDX001", "IDX002", "IDX004", "IDX005", "IDX006"), *("IDX008", "IDX009", "IDX012", "IDX013", "IDX014")}
-)
+_MENDABLE: Final = frozenset({"IDX004", "IDX005", "IDX006", "IDX008", "IDX009", "IDX013", "IDX014"})
 _NUMBERED: Final = re.compile(r"(.*?)(\d{5})-of-(\d{5})\.safetensors")
 _MOST_SHARDS: Final = 2000
 """Numbers that are looked for; the largest checkpoints have a few hundred shards."""

@@ -8,16 +8,12 @@ from typing import Any
 
 from overlay.core.diffing import Change
 from overlay.core.sidecar_diffing import SidecarChange
-from overlay.core.tallying import Amount, Row, total
+from overlay.core.tallying import KEPT, Amount, Row, total
 from overlay.core.view import View
 from overlay.report.blocks import Block, Heading, Marked, Table, Verbatim
 from overlay.report.escape import printable
 from overlay.report.text import finding_lines, in_bytes, worst_first
 
-_WORDS = {
-    Change.REMOVED: "dropped",
-    Change.RETYPED: "retyped",
-}
 _MAX_DETAILS = 6
 _MAX_TENSOR_LINES = 100_000
 
@@ -53,9 +49,9 @@ def verdict(view: View) -> str:
     """The sentence that sums it up."""
     counts = view.counted.by_change
     words = [
-        f"{amount.tensors:,} {word_of(change)} ({in_bytes(amount.bytes)})"
+        f"{amount.tensors:,} {_claimed(view, change)} ({in_bytes(amount.bytes)})"
         for change, amount in counts.items()
-        if amount.tensors and change not in (Change.IDENTICAL, Change.UNREAD)
+        if amount.tensors and change not in KEPT
     ]
     if view.sidecars:
         count = len(view.sidecars)
@@ -63,13 +59,18 @@ def verdict(view: View) -> str:
     same = counts[Change.IDENTICAL].tensors + counts[Change.UNREAD].tensors
     if view.alone:
         return f"{same:,} tensors; name the base with --against to see what was added to it"
+    told = " as far as headers tell" if counts[Change.UNREAD].tensors else ""
     if not words:
-        return f"no difference in {same:,} tensors" + ("" if not view.difference.unread else ", as far as headers tell")
-    return (
-        ", ".join(words)
-        + f"; {same:,} tensors are the same"
-        + ("" if not counts[Change.UNREAD].tensors else " as far as headers tell")
-    )
+        return f"no difference in {same:,} tensors{told and ','}{told}"
+    rest = f"; {same:,} tensors are as and where they were{told}" if same else ""
+    return ", ".join(words) + rest
+
+
+def _claimed(view: View, change: Change) -> str:
+    """The word for a change, no more than is known: whether a tensor in another shard is the same needs its bytes."""
+    if change is Change.MOVED:
+        return "moved, their bytes not compared" if view.difference.unread else "moved unchanged"
+    return word_of(change)
 
 
 def tensor_lines(view: View, indent: str = "") -> Iterator[str]:
@@ -81,11 +82,6 @@ def tensor_lines(view: View, indent: str = "") -> Iterator[str]:
         yield Marked(mark, word_of(change), f" {name}{origin} {_shards(old, new)}")
     if len(view.difference.changes) > _MAX_TENSOR_LINES:
         yield f"{indent}and {len(view.difference.changes) - _MAX_TENSOR_LINES:,} more; --json lists all"
-
-
-def word_of(change: Change) -> str:
-    """The word for a change: of a checkpoint as the manifest's, dropped; else the change's own."""
-    return _WORDS.get(change, change.value)
 
 
 def comparison_document(view: View, *, tensors: bool = False) -> dict[str, Any]:
@@ -167,7 +163,9 @@ def _markdown(view: View, tensors: bool) -> Iterator[str]:
             for r in view.rows
         ],
     )
-    yield from _md_table(("sidecar", "change"), [(_code(c.name), _md(c.summary)) for c in view.sidecars])
+    yield from _md_table(
+        ("sidecar", "change", "what"), [(_code(c.name), c.kind, _md(c.summary)) for c in view.sidecars]
+    )
     yield from _md_table(
         ("claim", "source", "standing", "reason"),
         [(_md(c.text), _code(c.source), c.standing.value, _md(c.reason)) for c in view.claims],
@@ -178,6 +176,11 @@ def _markdown(view: View, tensors: bool) -> Iterator[str]:
     )
     if tensors and view.difference.changes:
         yield from ("", "```diff", *(printable(line).replace("```", "'''") for line in tensor_lines(view)), "```")
+
+
+def word_of(change: Change) -> str:
+    """The word for a change, the same in every form."""
+    return change.value
 
 
 def _present(view: View) -> Mapping[Change, Amount]:
@@ -205,7 +208,7 @@ def _sidecar_lines(change: SidecarChange) -> Iterator[str]:
         yield f"    {detail.where}: {sides}"
     rest = len(change.details[_MAX_DETAILS:]) + change.omitted
     if rest:
-        yield f"    and {rest} more; --json lists them"
+        yield f"    and {rest:,} more"
 
 
 def _shards(old: str, new: str) -> str:

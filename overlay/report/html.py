@@ -142,7 +142,7 @@ def verdict_of(view: View) -> Verdict:
     told = [
         ("adds", counted.of(Change.ADDED), ""),
         ("replaces", replaced, _of_them(counts[Change.RETYPED], replaced.tensors)),
-        ("drops", counted.of(Change.REMOVED), ""),
+        ("removes", counted.of(Change.REMOVED), ""),
         ("renames", counted.of(Change.RENAMED), ""),
         ("moves", counted.of(Change.MOVED), " to other shards"),
     ]
@@ -180,7 +180,7 @@ def tiles_of(view: View) -> list[Tile]:
     return [
         Tile("added", SIGNS[Mark.ADDED], counted.of(Change.ADDED), ""),
         Tile("replaced", SIGNS[Mark.REPLACED], _replaced(view), made_of),
-        Tile("dropped", SIGNS[Mark.DROPPED], counted.of(Change.REMOVED), ""),
+        Tile("removed", SIGNS[Mark.DROPPED], counted.of(Change.REMOVED), ""),
         Tile("moved", SIGNS[Mark.MOVED], moved, renamed or "same tensor, other shard"),
         Tile("identical", "=", counted.of(Change.IDENTICAL), "byte for byte"),
         Tile("unread", "?", counted.of(Change.UNREAD), "headers agree, bytes not compared"),

@@ -35,7 +35,7 @@ class Mark(StrEnum):
     ADDED = "added"
     REPLACED = "replaced"
     MOVED = "moved"
-    DROPPED = "dropped"
+    DROPPED = "removed"
 
 
 MARKS: Final[Mapping[Change, Mark]] = {

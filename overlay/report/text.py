@@ -107,8 +107,7 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     """A line for each of the first findings of a code, how many more there are, and once what the code means."""
-    ranked = sorted(findings, key=lambda f: (f.severity != "error", f.severity != "warning", f))
-    for code, same in groupby(ranked, key=lambda f: f.code):
+    for code, same in groupby(worst_first(findings), key=lambda f: f.code):
         listed = list(same)
         for finding in listed[:_FEW]:
             yield Marked("", finding.severity.value, f": {finding.line}")
@@ -117,6 +116,11 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
         if listed[0].engines:
             yield f"  engines: {_behaviours(listed[0].engines)}"
         yield Marked("  ", "hint", f": {listed[0].hint}")
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors, then warnings, then notes."""
+    return sorted(findings, key=lambda f: (f.severity != "error", f.severity != "warning", f))
 
 
 def _behaviours(engines: Mapping[str, str]) -> str:
@@ -164,7 +168,9 @@ def lock_lines(lock: Lock, path: str, written: bool) -> Iterator[str]:
     result = lock.result
     yield f"{verb} {path} (level {lock.level})"
     yield f"{result.tensors} tensors in {_count(result.shards, 'shard')}, total_size {result.total_size}"
-    yield f"index sha256 {result.index_sha256}" if result.index_sha256 != _NO_INDEX else "one shard, which needs no index"
+    yield (
+        f"index sha256 {result.index_sha256}" if result.index_sha256 != _NO_INDEX else "one shard, which needs no index"
+    )
 
 
 _PAST = {

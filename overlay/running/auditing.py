@@ -78,7 +78,8 @@ def _open(question: Question) -> tuple[Checkpoint | None, Checkpoint]:
     if manifest:
         from overlay.running.opening import open_manifest  # 0.1 s that audits of directories need not wait for
 
-        opened = open_manifest(manifest, replace(places, base=question.against, donors={}))
+        confined = manifest != question.target
+        opened = open_manifest(manifest, replace(places, base=question.against, donors={}, confined=confined))
         return opened.base, composed(opened, question.target)
     against = question.against or _base_of(question.target)
     if against is None:

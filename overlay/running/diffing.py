@@ -57,7 +57,7 @@ def open_whole(reference: str, places: Places, *, shared: SharedHeaders | None =
     if manifest:
         from overlay.running.opening import open_manifest  # manifests take 0.1 s to import that few comparisons need
 
-        return composed(open_manifest(manifest, places), reference)
+        return composed(open_manifest(manifest, replace(places, confined=manifest != reference)), reference)
     seen = open_checkpoint(reference, locate(reference, "."), places, shared=shared)
     require_whole(seen)
     return seen

@@ -30,7 +30,9 @@ class Places:
     donors: Mapping[str, str] = field(default_factory=dict)
     """Donor's name to a local copy."""
     allowed_roots: tuple[str, ...] = ()
-    """Folders that a checkpoint's links may reach."""
+    """Folders that a checkpoint's links may reach, and the files that a stranger's manifest takes."""
+    confined: bool = False
+    """Whether a manifest may only take files out of its own folder: one that came with a repository, and nobody named."""
 
 
 def locate(reference: str, folder: str, commit: str | None = None) -> str:
@@ -45,6 +47,9 @@ def locate(reference: str, folder: str, commit: str | None = None) -> str:
     except ValueError as error:
         raise UsageError(str(error), subject=reference, hint="name a folder, or hf://org/name[@revision]") from None
     if isinstance(parsed, HubReference):
+        if parsed.file:
+            problem = f"expected a repository, found the file {parsed.file} in one"
+            raise UsageError(problem, subject=reference, hint=f"hf://{parsed.repo}@REVISION names a revision")
         return os.path.realpath(find_snapshot(parsed, commit))
     return os.path.realpath(os.path.join(folder, os.path.expanduser(parsed.path)))
 
@@ -85,10 +90,10 @@ def file_of(folder: str, path: str, name: str, places: Places) -> FileSeen:
         InvalidInput: there is no such file, or it is a link that leaves the folder.
     """
     file = file_at(os.path.join(folder, path), name)
-    in_plain_sight = os.path.isabs(path) or os.path.normpath(path).startswith("..")
+    in_plain_sight = not places.confined and (os.path.isabs(path) or os.path.normpath(path).startswith(".."))
     if not in_plain_sight and not roots_for(os.path.realpath(folder), places.allowed_roots).admit(name, file.location):
         raise InvalidInput(
-            f"expected a file inside {folder}, found a link to {file.location}",
+            f"expected a file inside {folder}, found {file.location}",
             subject=os.path.join(folder, path),
             hint="copy the file in, or allow its folder with --allow-root",
         )

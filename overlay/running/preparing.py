@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from overlay.core.parts import Composition
@@ -127,7 +127,7 @@ def _open_source(source: str, request: Request) -> Opened:
         return open_manifest(source, request.places, engine=request.engine)
     manifest = _manifest_in(source) if source else None
     if manifest is not None:
-        return open_manifest(manifest, request.places, engine=request.engine)
+        return open_manifest(manifest, replace(request.places, confined=True), engine=request.engine)
     base, graft = request.places.base, source or request.graft
     if base is None or graft is None:
         raise UsageError(

@@ -72,6 +72,7 @@ def verify_repository(
     Raises:
         InvalidInput, Conflict, Mismatch, EnvironmentFault: as `verify_manifest`.
     """
+    places = replace(places, confined=True)
     verdict = replace(verify_manifest(path, level, places, reporter, jobs, donors=donors), subject=label)
     opened, folder = open_manifest(path, places), os.path.realpath(os.path.dirname(path))
     findings = [*verdict.findings, *_check_beside(folder, opened)]
@@ -85,7 +86,9 @@ def _check_beside(folder: str, opened: Opened) -> Iterator[Finding]:
     """The small files of a repository against its lock: the manifest takes none of those that it patches."""
     assert opened.lock is not None  # or it would be no repository
     wanted = {name: pinned.sha256 for name, pinned in opened.lock.files.items()}
-    for name, expected in {**wanted, INDEX_NAME: opened.lock.result.index_sha256}.items():
+    if opened.manifest.base is None:  # the index of a difference may name its own shards alone
+        wanted[INDEX_NAME] = opened.lock.result.index_sha256
+    for name, expected in wanted.items():
         path = os.path.join(folder, *name.split("/"))
         if expected and os.path.exists(path):
             file = file_at(path, name)

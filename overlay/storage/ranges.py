@@ -18,6 +18,8 @@ from overlay.storage.files import hint_for_errno, open_regular
 
 _BLOCK: Final = 1 << 20
 
+_SHORT: Final = "the file ends too early"
+
 Advance = Callable[[int], None]
 
 
@@ -51,8 +53,7 @@ def equal_ranges(one: TensorSource, other: TensorSource, advance: Advance = lamb
                 advance(count)
                 at += count
     except OSError as error:
-        problem = f"the system says: {error.strerror}"
-        raise EnvironmentFault(problem, subject=one.name, hint=hint_for_errno(error.errno)) from None
+        raise _unreadable(error, one, other) from None
     return True
 
 
@@ -69,20 +70,38 @@ def digest_range(source: TensorSource, advance: Advance = lambda count: None) ->
             while at < source.end:
                 block = os.pread(descriptor, min(_BLOCK, source.end - at), at)
                 if not block:
-                    raise OSError(errno.EIO, "the file ends too early")
+                    raise OSError(errno.EIO, _SHORT)
                 digest.update(block)
                 advance(len(block))
                 at += len(block)
     except OSError as error:
-        problem = f"the system says: {error.strerror}"
-        raise EnvironmentFault(problem, subject=source.name, hint=hint_for_errno(error.errno)) from None
+        raise _unreadable(error, source) from None
     return digest.digest()
+
+
+def _unreadable(error: OSError, *sources: TensorSource) -> EnvironmentFault:
+    """Why a range could not be read, with the file that is to blame, where the system says which."""
+    location = error.filename or next(
+        (s.file.location for s in sources if _size(s.file.location) < s.end), sources[0].file.location
+    )
+    subject = f"{location}: {sources[0].name}"
+    if error.errno in (None, errno.ENOENT) or error.strerror == _SHORT:
+        problem = "expected the file that was seen, found one that was cut or removed since"
+        return EnvironmentFault(problem, subject=subject, hint="run the command again")
+    return EnvironmentFault(f"the system says: {error.strerror}", subject=subject, hint=hint_for_errno(error.errno))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _require_length(descriptor: int, source: TensorSource) -> None:
     """Refuse a file that shrank since its header was read: what lies behind its end would pass for a hole."""
     if os.fstat(descriptor).st_size < source.end:
-        raise OSError(errno.EIO, "the file ends too early")
+        raise OSError(errno.EIO, _SHORT)
 
 
 def _next_data(descriptor: int, at: int) -> int:
