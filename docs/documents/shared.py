@@ -17,9 +17,9 @@ from documents.words import (
     shared,
     text,
 )
-from overlay.core.claims import Standing
 from overlay.core.codes import Severity
 from overlay.core.diffing import Change
+from overlay.core.judging import Standing
 from overlay.core.sidecar_roles import Role
 from overlay.core.tallying import Amount
 from overlay.formats.lock import LockLevel

@@ -1,31 +1,31 @@
-"""Claims: statements that a card or a manifest makes about a checkpoint, and whether they hold.
+"""Claims: statements that a card or a user makes about a checkpoint, as far as they can be held against one.
 
-A claim holds, fails, or stays open with the reason why nobody could decide it.  What a card says in passing may speak of
-something else, so an unmatched figure in a card stays open; what a manifest or a user states is meant, and fails.
+Read from prose, so that little is understood and the rest is left alone: a number of tensors or bytes, with a word that says
+which are meant; numbers of tensors by dtype; a repository that tensors are said to come from.  `core.judging` holds them
+against a difference.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from overlay.core.diffing import Change, Difference
-from overlay.core.tallying import Tally, total
 from overlay.formats.dtypes import BITS
 
-IMPLIED: Final = "audit"
-"""The source of the claim that nobody made and every audit answers."""
 
+class About(StrEnum):
+    """Which tensors a figure speaks of."""
 
-class Standing(StrEnum):
-    """Whether a claim is true."""
-
-    HOLDS = "holds"
-    FAILS = "fails"
-    OPEN = "open"
+    ADDED = "added"
+    REPLACED = "replaced"
+    KEPT = "unchanged"
+    REMOVED = "removed"
+    MOVED = "moved"
+    ANY = ""
+    """The words do not say: those that were added or replaced, or all there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,167 +41,148 @@ class Claim:
     """Of tensors, or of bytes."""
     tolerance: int = 0
     """Bytes by which a rounded figure may differ."""
+    about: About = About.ANY
     dtypes: tuple[tuple[str, int], ...] = ()
-    """Dtype and number of tensors."""
+    """Dtype and number of tensors, by name."""
     donor: str = ""
     """The repository that tensors are said to come from."""
+    unread: str = ""
+    """A word that may mean something and is not understood: the claim stays open then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A claim and what became of it."""
-
-    text: str
-    source: str
-    standing: Standing
-    reason: str
-    """What was counted or compared, or why nobody could."""
-
-    def document(self) -> dict[str, Any]:
-        """The claim as it stands in JSON documents."""
-        return {**asdict(self), "standing": self.standing.value}
+class ClaimProblem(ValueError):
+    """A text that holds more than claims, or none."""
 
 
-_NUMBER: Final = r"(?<![\d.,])(\d{1,3}(?:,\d{3})+|\d{1,18})"
+_NUMBER: Final = r"(?<![\w.,+-])(\d{1,3}(?:,\d{3})+|\d{1,18})"
 _DTYPE: Final = "|".join(sorted(map(re.escape, BITS), key=len, reverse=True))
-_TENSORS = re.compile(_NUMBER + r"\s+(?:[A-Za-z0-9_-]{1,20}\s+){0,2}tensors\b")
-_BYTES = re.compile(_NUMBER + r"\s+(?:data\s+)?bytes\b")
-_ROUNDED = re.compile(r"(?<![\d.,])(\d{1,6}(?:\.\d{1,3})?)\s?(GB|GiB|MB|MiB|TB)\b")
-_DTYPES = re.compile(rf"{_NUMBER}\s+({_DTYPE})\s*(?:\+|and|,)\s*{_NUMBER}\s+({_DTYPE})\b")
+_WORDS: Final = r"((?:[A-Za-z][\w-]{0,20}\s+){0,3})"
+_AFTER: Final = (
+    r"(?:\s+(?:are\s+|were\s+|is\s+|was\s+)?"
+    r"(added|new|replaced|rewritten|changed|unchanged|identical|removed|dropped|moved)\b)?"
+)
+_TENSORS = re.compile(rf"{_NUMBER}\s+{_WORDS}tensors?\b{_AFTER}", re.IGNORECASE)
+_BYTES = re.compile(rf"{_NUMBER}\s+{_WORDS}bytes?\b{_AFTER}", re.IGNORECASE)
+_ROUNDED = re.compile(rf"(?<![\w.,+-])(\d{{1,6}}(?:\.\d{{1,3}})?)\s?(GB|GiB|MB|MiB|TB)\b{_AFTER}")
+_COUNT: Final = rf"{_NUMBER}\s+({_DTYPE})\b"
+_COUNTS = re.compile(rf"{_COUNT}(?:\s*(?:\+|and|,)\s*{_COUNT}){{0,8}}")
+_ONE_COUNT = re.compile(rf"(\d[\d,]*)\s+({_DTYPE})\b")
 _DONOR = re.compile(
     r"(?:unmodified|unchanged|verbatim|byte-identical|bit-identical|copied|extracted|taken)\b[^.\n]{0,80}?\b(?:of|from|to)\s+"
     r"\[?`?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}?)(?=[`\]\s,;:)]|\.?$|\.\s)",
     re.IGNORECASE | re.MULTILINE,
 )
+_OF_TENSORS = re.compile(r"\b(?:tensors?|weights?|shards?|layers?|parameters?|experts?|heads?)\b", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:not|never|no|nor|without|isn't|aren't|weren't|wasn't)\b", re.IGNORECASE)
 _UNITS: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30}
+
+_ABOUT: Final = {
+    **dict.fromkeys(("added", "new", "additional", "extra", "grafted"), About.ADDED),
+    **dict.fromkeys(("replaced", "rewritten", "changed", "modified", "requantised", "requantized"), About.REPLACED),
+    **dict.fromkeys(("unchanged", "unmodified", "identical", "untouched"), About.KEPT),
+    **dict.fromkeys(("removed", "dropped"), About.REMOVED),
+    "moved": About.MOVED,
+}
+_PLAIN: Final = frozenset(
+    ["mtp", "nextn", "draft", "weight", "model", "head", "layer", "graft", "data", "tensor", "safetensors"]
+)
+"""Words before "tensors" that change nothing."""
+_SCALES: Final = frozenset(["thousand", "million", "billion", "trillion", "k", "m", "b"])
+_FILLERS = re.compile(
+    r"(?:adds?|all|and|are|has|holds?|in|is|it|of|that|the|there|these|this|to|total|with|which|tensors?)\b|[\s,.;:()+&\[\]`'\"]+",
+    re.IGNORECASE,
+)
 
 MAX_TEXT: Final = 200_000
 """Characters of a card that are searched."""
 
 
 def find_claims(text: str, source: str) -> list[Claim]:
-    """The statements in `text` that can be held against a checkpoint; each once."""
+    """The statements in the prose `text` that can be held against a checkpoint; each once."""
+    return _distinct([claim for claim, _ in _find(text[:MAX_TEXT], source, meant=False)])
+
+
+def parse_claims(text: str, source: str) -> list[Claim]:
+    """The statements that `text` consists of, and nothing else.
+
+    Raises:
+        ClaimProblem: it holds no statement, or words that none of them covers.
+    """
+    found = _find(text[:MAX_TEXT], source, meant=True)
+    covered = bytearray(len(text))
+    for _, (begin, end) in found:
+        covered[begin:end] = b"\1" * (end - begin)
+    rest = _FILLERS.sub(" ", "".join(" " if mark else letter for letter, mark in zip(text, covered, strict=True)))
+    if not found or rest.strip():
+        raise ClaimProblem(
+            f"expected a claim about tensors, bytes or a donor, found {' '.join(rest.split()) or text!r}"
+        )
+    unread = [claim.unread for claim, _ in found if claim.unread]
+    if unread:
+        raise ClaimProblem(f"expected a word such as added, replaced or unchanged, found {unread[0]}")
+    return _distinct([claim for claim, _ in found])
+
+
+Found = list[tuple[Claim, tuple[int, int]]]
+
+
+def _find(text: str, source: str, *, meant: bool) -> Found:
+    return [*_counts(text, source, meant), *_figures(text, source), *_donors(text, source, meant)]
+
+
+def _distinct(claims: list[Claim]) -> list[Claim]:
     found: dict[str, Claim] = {}
-    text = text[:MAX_TEXT]
-    for claim in (*_counts(text, source), *_donors(text, source)):
-        found.setdefault(" ".join(claim.text.split()).lower(), replace(claim, text=" ".join(claim.text.split())))
+    for claim in claims:
+        found.setdefault(claim.text.lower(), claim)
     return list(found.values())
 
 
-def _counts(text: str, source: str) -> Iterator[Claim]:
-    for match in _DTYPES.finditer(text):
-        counts = ((match[2], _whole(match[1])), (match[4], _whole(match[3])))
-        yield Claim(match[0], source, "dtypes", dtypes=tuple(sorted(counts)))
-    for match in _TENSORS.finditer(text):
-        yield Claim(match[0], source, "tensors", _whole(match[1]))
-    for match in _BYTES.finditer(text):
-        yield Claim(match[0], source, "bytes", _whole(match[1]))
+def _counts(text: str, source: str, meant: bool) -> Iterator[tuple[Claim, tuple[int, int]]]:
+    """Numbers by dtype: ``790 BF16 + 1 F32``; in prose a single one says too little."""
+    for match in _COUNTS.finditer(text):
+        counts = tuple(sorted((dtype, _whole(number)) for number, dtype in _ONE_COUNT.findall(match[0])))
+        followed = re.match(r"\s+tensors?\b", text[match.end() : match.end() + 20])
+        if len(counts) > 1 or meant or followed:
+            yield Claim(_flat(match[0]), source, "dtypes", dtypes=counts), match.span()
+
+
+def _figures(text: str, source: str) -> Iterator[tuple[Claim, tuple[int, int]]]:
+    for kind, pattern in (("tensors", _TENSORS), ("bytes", _BYTES)):
+        for match in pattern.finditer(text):
+            words = match[2].lower().split()
+            if _SCALES.isdisjoint(words) and not any(word.upper() in BITS for word in words):
+                about, unread = _read_words(words, match[3])
+                claim = Claim(_flat(match[0]), source, kind, _whole(match[1]), about=about, unread=unread)  # type: ignore[arg-type]
+                yield claim, match.span()
     for match in _ROUNDED.finditer(text):
-        unit = _UNITS[match[2]]
-        digits = len(match[1].partition(".")[2])
-        yield Claim(match[0], source, "bytes", round(float(match[1]) * unit), tolerance=unit // 10**digits)
+        unit, digits = _UNITS[match[2]], len(match[1].partition(".")[2])
+        about, _ = _read_words([], match[3])
+        half = unit // 10**digits // 2
+        yield Claim(_flat(match[0]), source, "bytes", round(float(match[1]) * unit), half, about), match.span()
 
 
-def _donors(text: str, source: str) -> Iterator[Claim]:
+def _read_words(words: list[str], after: str | None) -> tuple[About, str]:
+    """Which tensors the words around a figure mean, and a word that is not understood."""
+    said = [*words, *([after.lower()] if after else [])]
+    meanings = {_ABOUT[word] for word in said if word in _ABOUT}
+    unknown = [word for word in said if word not in _ABOUT and word not in _PLAIN]
+    if len(meanings) > 1:
+        return About.ANY, " ".join(said)
+    return next(iter(meanings), About.ANY), unknown[0] if unknown else ""
+
+
+def _donors(text: str, source: str, meant: bool) -> Iterator[tuple[Claim, tuple[int, int]]]:
+    """Where tensors are said to come from, in sentences that speak of tensors and deny nothing."""
     for match in _DONOR.finditer(text):
-        yield Claim(match[0], source, "donor", donor=match[1])
+        begin = max(text.rfind(mark, 0, match.start()) for mark in (". ", "\n")) + 1
+        sentence = text[begin : match.end()]
+        if meant or (_OF_TENSORS.search(sentence) and not _NEGATED.search(sentence)):
+            yield Claim(_flat(match[0]), source, "donor", donor=match[1]), match.span()
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _whole(text: str) -> int:
     return int(text.replace(",", ""))
-
-
-def judge(claim: Claim, difference: Difference, counted: Tally, *, meant: bool) -> Judged:
-    """Hold a claim about figures against what was counted.
-
-    Args:
-        claim: of any kind but ``donor``, which needs the donor: `judge_donor`.
-        difference: of the base and the checkpoint.
-        counted: the same, counted.
-        meant: whether an unmatched figure fails, and does not stay open.
-    """
-    figures = _figures(claim, difference, counted)
-    matching = [what for what, value in figures if _matches(claim, value)]
-    if matching:
-        return Judged(claim.text, claim.source, Standing.HOLDS, matching[0])
-    found = "; ".join(what for what, _ in figures)
-    standing = Standing.FAILS if meant else Standing.OPEN
-    return Judged(claim.text, claim.source, standing, f"found {found}")
-
-
-def judge_donor(
-    claim: Claim, wanted: Sequence[str], absent: Iterable[str], differing: Iterable[str], compared: bool
-) -> Judged:
-    """Whether the tensors that were added or replaced are the donor's.
-
-    Args:
-        claim: of kind ``donor``.
-        wanted: the tensors that were added or replaced.
-        absent: those that the donor does not have with this dtype and shape.
-        differing: those whose bytes the donor has otherwise.
-        compared: whether bytes were compared at all.
-    """
-    missing, other = list(absent), list(differing)
-    if not wanted:
-        return Judged(claim.text, claim.source, Standing.OPEN, "nothing was added or replaced")
-    if missing:
-        reason = (
-            f"{len(missing)} of {len(wanted)} are not in {claim.donor} with this dtype and shape, {missing[0]} first"
-        )
-        return Judged(claim.text, claim.source, Standing.FAILS, reason)
-    if other:
-        reason = f"{len(other)} of {len(wanted)} have other bytes in {claim.donor}, {other[0]} first"
-        return Judged(claim.text, claim.source, Standing.FAILS, reason)
-    if not compared:
-        reason = f"{claim.donor} has all {len(wanted)} with this dtype and shape; --content compares their bytes"
-        return Judged(claim.text, claim.source, Standing.OPEN, reason)
-    return Judged(claim.text, claim.source, Standing.HOLDS, f"all {len(wanted)} equal {claim.donor} byte for byte")
-
-
-def judge_base(difference: Difference) -> Judged:
-    """Whether the base's tensors are all there, as they were; every audit answers it."""
-    text, counts = f"every tensor of {difference.old.label} is there unchanged", difference.counts
-    broken = {
-        change: counts[change]
-        for change in (Change.REMOVED, Change.RENAMED, Change.RETYPED, Change.RESHAPED, Change.REWRITTEN)
-        if counts[change]
-    }
-    if broken:
-        reason = ", ".join(f"{number} {change}" for change, number in broken.items())
-        return Judged(text, IMPLIED, Standing.FAILS, reason)
-    if difference.unread:
-        reason = f"the bytes of {difference.unread} tensors were not compared; --content compares them"
-        return Judged(text, IMPLIED, Standing.OPEN, reason)
-    return Judged(text, IMPLIED, Standing.HOLDS, f"{counts[Change.IDENTICAL] + counts[Change.MOVED]} tensors")
-
-
-def _figures(claim: Claim, difference: Difference, counted: Tally) -> list[tuple[str, Any]]:
-    """What the claim may speak of: sentences for people, and values to match."""
-    added = counted.of(Change.ADDED)
-    changed = [counted.of(change) for change in (Change.RETYPED, Change.RESHAPED, Change.REWRITTEN)]
-    replaced, everything = (
-        total(changed),
-        total(amount for change, amount in counted.by_change.items() if change is not Change.REMOVED),
-    )
-    sides = (("added", added), ("replaced", replaced), ("in the checkpoint", everything))
-    if claim.kind == "dtypes":
-        return [(f"added: {_counts_of(counted.added_by_dtype)}", _plain(counted.added_by_dtype))]
-    if claim.kind == "tensors":
-        return [(f"{amount.tensors:,} {what}", amount.tensors) for what, amount in sides if amount.tensors]
-    base = sum(shard.header.data_bytes for shard in difference.old.shards.values())
-    figures = [(f"{amount.bytes:,} bytes {what}", amount.bytes) for what, amount in sides if amount.bytes]
-    return [*figures, (f"{base:,} bytes in the base", base)]
-
-
-def _plain(by_dtype: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted((dtype, amount.tensors) for dtype, amount in by_dtype.items()))
-
-
-def _counts_of(by_dtype: Mapping[str, Any]) -> str:
-    return " + ".join(f"{amount.tensors} {dtype}" for dtype, amount in by_dtype.items()) or "nothing"
-
-
-def _matches(claim: Claim, value: Any) -> bool:
-    if claim.kind == "dtypes":
-        return bool(value == claim.dtypes)
-    return bool(abs(value - claim.number) <= claim.tolerance)

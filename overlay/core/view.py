@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from overlay.core.claims import IMPLIED, Judged, Standing
 from overlay.core.diffing import Change, Difference
 from overlay.core.families import Family, families
 from overlay.core.findings import Finding, errors
+from overlay.core.judging import IMPLIED, Judged, Standing
 from overlay.core.sidecar_diffing import SidecarChange
 from overlay.core.tallying import Row, Tally, roll_up
 

@@ -62,7 +62,8 @@ def verdict(view: View) -> str:
     told = " as far as headers tell" if counts[Change.UNREAD].tensors else ""
     if not words:
         return f"no difference in {same:,} tensors{told and ','}{told}"
-    rest = f"; {same:,} tensors are as and where they were{told}" if same else ""
+    others = "other tensors" if counts[Change.MOVED].tensors else "tensors"
+    rest = f"; {same:,} {others} are the same{told}" if same else ""
     return ", ".join(words) + rest
 
 

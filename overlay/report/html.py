@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from overlay.core.claims import Judged
 from overlay.core.codes import CODES, Meaning
 from overlay.core.diffing import Change
 from overlay.core.families import Family
 from overlay.core.findings import Finding
+from overlay.core.judging import Judged
 from overlay.core.tallying import Amount, contents, total
 from overlay.core.view import View
 from overlay.report.comparison import word_of

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from overlay.core.checking import check, check_draft
 from overlay.core.checkpoint import Checkpoint, FileSeen, TensorSource
-from overlay.core.claims import Claim, Judged, Standing, find_claims, judge, judge_base, judge_donor
+from overlay.core.claims import Claim, ClaimProblem, find_claims, parse_claims
 from overlay.core.completing import complete
 from overlay.core.diffing import Change, Difference, diff, source_of
 from overlay.core.findings import Finding
+from overlay.core.judging import Judged, Standing, judge, judge_base, judge_donor
 from overlay.core.progress import Reporter
 from overlay.core.risks import find_risks
 from overlay.core.view import View
@@ -149,15 +150,11 @@ def _stated(texts: Iterable[str]) -> list[Claim]:
     """
     claims = []
     for text in texts:
-        found = find_claims(text, _STATED)
-        if not found:
-            hint = (
-                'for example "791 tensors", "790 BF16 + 1 F32", "19905841664 bytes", "unmodified tensors of org/name"'
-            )
-            raise UsageError(
-                f"expected a claim about tensors, bytes or a donor, found {text!r}", subject=_STATED, hint=hint
-            )
-        claims += found
+        try:
+            claims += parse_claims(text, _STATED)
+        except ClaimProblem as problem:
+            hint = 'for example "791 tensors", "790 BF16 + 1 F32", "80 bytes added", "unmodified tensors of org/name"'
+            raise UsageError(str(problem), subject=_STATED, hint=hint) from None
     return claims
 
 

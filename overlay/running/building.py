@@ -29,6 +29,7 @@ from overlay.formats.steps import KeepExpertsStep
 from overlay.running.converting import Conversion, convert, require_accuracy
 from overlay.running.locating import Places
 from overlay.running.opening import Opened, open_manifest
+from overlay.running.preparing import require_apart
 from overlay.storage.drafts import Drafts
 from overlay.storage.files import read_document
 from overlay.storage.local import MAX_SIDECAR_BYTES, read_beginning, read_file
@@ -80,7 +81,7 @@ def build_repository(opened: Opened, target: str, how: Conversion, places: Place
     a standalone checkpoint that is everything.
 
     Raises:
-        Conflict: there is something at `target`, or a donor changed meanwhile.
+        Conflict: there is something at `target`, it lies in a base or donor, or a donor changed meanwhile.
         InvalidInput: a tensor cannot be converted.
         Mismatch: a step loses more than the manifest allows.
         EnvironmentFault: torch is missing, or reading or writing failed; finished shards are kept for the next build.
@@ -90,6 +91,7 @@ def build_repository(opened: Opened, target: str, how: Conversion, places: Place
     if look_at_target(target).state not in (TargetState.ABSENT, TargetState.EMPTY):
         problem = "expected an absent or empty folder, found something else"
         raise Conflict(problem, subject=target, hint="choose another folder for -o")
+    require_apart(target, opened.roots)
     composition = opened.compose()
     grafts = [part for part in composition.shards if not isinstance(part, TrimmedShard) and part.origin == "graft"]
     if not grafts:

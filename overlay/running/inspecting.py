@@ -1,7 +1,7 @@
 """Inspecting: read what a reference means, and describe it.
 
-A checkpoint, a target, a diff-only repository (shards that lie elsewhere are listed as such), a manifest (the checkpoint that
-it describes) or a single shard.
+A checkpoint, a target, a diff-only repository (shards that lie elsewhere are listed as such), a manifest (the checkpoint
+that it describes) or a single shard.
 """
 
 from __future__ import annotations

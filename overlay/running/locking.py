@@ -150,7 +150,7 @@ def measure_made(composition: Composition, reporter: Reporter, how: Conversion |
             if shard.recipe is not None:
                 from overlay.running.converting import Conversion, convert  # few overlays compute anything
 
-                done = convert(_header(shard), shard.recipe, None, how or Conversion(), advance)
+                done = convert(_header(shard), shard.recipe, None, how or Conversion(losses=False), advance)
                 written, inputs = done.written, {**inputs, **done.inputs}
             else:
                 written = digest_shard(_header(shard), shard.sources, advance)

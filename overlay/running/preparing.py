@@ -92,7 +92,7 @@ def decide(
         Conflict: the target is not ours, or lies in or around one of the checkpoints that it is made from, or the plan is
             not the saved one any more.
     """
-    _require_apart(target, opened.roots)
+    require_apart(target, opened.roots)
     seen = look_at_target(target)
     findings = check_receipt(seen)
     findings += check_touched(seen, reporter)
@@ -146,8 +146,12 @@ def _manifest_in(folder: str) -> str | None:
     return None
 
 
-def _require_apart(target: str, roots: Iterable[str]) -> None:
-    """A target inside a base, or around one, would write into it or lose it; so would a history around one."""
+def require_apart(target: str, roots: Iterable[str]) -> None:
+    """A target inside a base, or around one, would write into it or lose it; so would a history around one.
+
+    Raises:
+        Conflict: it lies so.
+    """
     real, kept = os.path.realpath(target), history_folder(target)
     for root in roots:
         if os.path.commonpath([real, root]) in (real, root) or os.path.commonpath([kept, root]) == kept:

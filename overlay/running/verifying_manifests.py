@@ -43,7 +43,7 @@ def verify_manifest(
     named = {file.name: expected[file.location] for file in files if file.location in expected}
     findings, hashed = check_content(files, named, reporter, jobs) if level == "content" else ([], 0)
     if level == "content":
-        how = Conversion(jobs=jobs)
+        how = Conversion(jobs=jobs, losses=False)
         made = (
             check_derived(opened, composition, reporter, how) if donors else check_made(opened, composition, reporter)
         )

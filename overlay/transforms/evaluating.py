@@ -33,9 +33,6 @@ from overlay.transforms.problems import TransformProblem
 Read = Callable[[TensorSource], Tensor]
 """Reads a tensor of a donor, in its dtype and shape; see `empty` and `bytes_of`."""
 
-_STRIPE: Final = 4
-"""Blocks that are restored and measured at once."""
-
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 """Parameters of glibc's ``mallopt`` (``malloc.h``)."""
@@ -182,7 +179,7 @@ def _lost(call: Call, tensors: Sequence[Tensor], made: Sequence[Tensor]) -> Accu
     params: Mapping[str, Any] = call.parameters
     parts = {spec.role: tensor for spec, tensor in zip(call.outputs, made, strict=True)}
     total = Accuracy()
-    for span in row_blocks(*tensors[0].shape, multiple=_lines(params), blocks=_STRIPE):
+    for span in row_blocks(*tensors[0].shape, multiple=_lines(params)):
         some = _stripe(parts, params, span)
         original = tensors[0][span]
         if "weight_shape" in some:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.building.donors import INT4, graft, manifest_text
+from tests.support.checkpoints import contents_of
 from tests.support.commands import Ended, overlay
 
 EXPERT = "model.layers.78.mlp.experts.0.up_proj"
@@ -240,6 +241,17 @@ def test_a_folder_with_anything_in_it_is_refused(work: Path) -> None:
     assert ended.refusal is not None
     assert (4, "choose another folder for -o") == (ended.code, ended.refusal.hint)
     assert ["mine.txt"] == [path.name for path in (work / "built").iterdir()]
+
+
+@pytest.mark.parametrize("place", ["donor/built", "donor"])
+def test_a_folder_in_a_donor_is_refused(work: Path, place: str) -> None:
+    before = contents_of(work / "donor")
+
+    ended = overlay("build", work / "draft.yaml", "-o", work / place)
+
+    assert ended.refusal is not None
+    assert (4, "choose another folder for -o") == (ended.code, ended.refusal.hint)
+    assert before == contents_of(work / "donor")
 
 
 def test_a_donor_that_is_not_here_is_refused_with_what_to_type(work: Path) -> None:

@@ -211,18 +211,23 @@ def test_over_a_base_the_repository_is_the_difference_alone(work: Path) -> None:
     assert 0 == overlay("verify", work / "serve", "--level", "content").code
 
 
-def test_the_index_and_patched_files_of_a_repository_are_held_against_its_lock(work: Path) -> None:
+def test_the_files_that_a_repository_patches_are_held_against_its_lock(work: Path) -> None:
     sharded().write(work / "base")
     files = {"config.json": {"patch": [{"op": "add", "path": "/mtp", "value": 1}]}}
     (work / "draft.yaml").write_text(manifest_text(base="base", files=files))
-    built = build(work)
-    for name in (INDEX, "config.json"):
-        path = built / name
-        path.write_bytes(path.read_bytes() + b" ")
 
+    assert [("LCK001", "config.json")] == after_an_edit(build(work), "config.json")
+
+
+def test_the_index_of_a_standalone_repository_is_held_against_its_lock(work: Path) -> None:
+    assert [("LCK001", INDEX)] == after_an_edit(build(work), INDEX)
+
+
+def after_an_edit(built: Path, name: str) -> list[tuple[str, str]]:
+    """What is found when a space is put at the end of a file."""
+    (built / name).write_bytes((built / name).read_bytes() + b" ")
     found = overlay("verify", built, "--json").document["findings"]
-
-    assert {("LCK001", INDEX), ("LCK001", "config.json")} == {(finding["code"], finding["file"]) for finding in found}
+    return [(finding["code"], finding["file"]) for finding in found]
 
 
 def test_the_manifest_that_is_published_says_the_same(work: Path) -> None:

@@ -103,9 +103,7 @@ def test_the_audit_counts_the_published_bytes_and_proves_the_donor(
     claims = ("791 tensors", "790 BF16 + 1 F32", "19905841664 bytes", "unmodified tensors of zai-org/GLM-5.2")
     arguments = [part for claim in claims for part in ("--claim", claim)]
     donor = ("--donor", "zai-org/GLM-5.2=donor")
-    ran = overlay(
-        work, "audit", "serve", "--against", "base", *arguments, *donor, "--content", "--html", "audit.html"
-    )
+    ran = overlay(work, "audit", "serve", "--against", "base", *arguments, *donor, "--content", "--html", "audit.html")
 
     assert ran.document["totals"]["added"] == {"tensors": 791, "parameters": 9952920576, "bytes": 19905841664}
     assert ran.document["findings"] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.core.claims import Claim, find_claims
+from overlay.core.claims import Claim, ClaimProblem, find_claims, parse_claims
 from tests.support import small
 from tests.support.checkpoints import INDEX, Checkpoint, Tensor, tensor
 from tests.support.commands import Ended, overlay
@@ -100,6 +100,18 @@ class TestClaims:
             ("81 bytes", "fails", 1),
             ("1 BF16 + 1 F32", "holds", 0),
             ("2 BF16 + 0 F32", "fails", 1),
+            ("1 BF16", "fails", 1),
+            ("2 new tensors", "holds", 0),
+            ("2 tensors added", "holds", 0),
+            ("8 new tensors", "fails", 1),
+            ("8 tensors", "holds", 0),
+            ("2 replaced tensors", "fails", 1),
+            ("0 tensors replaced", "holds", 0),
+            ("6 unchanged tensors", "holds", 0),
+            ("80 bytes added", "holds", 0),
+            ("80 bytes rewritten", "fails", 1),
+            ("1 MB", "fails", 1),
+            ("1 TB added", "fails", 1),
         ],
     )
     def test_what_the_user_states_is_meant(self, world: Path, claim: str, standing: str, code: int) -> None:
@@ -108,8 +120,21 @@ class TestClaims:
         assert _claims(ended)[claim] == standing
         assert ended.code == code
 
-    def test_a_claim_that_says_nothing_is_refused(self, world: Path) -> None:
-        assert overlay("audit", world / "target", "--against", world / "base", "--claim", "it is good").code == 2
+    @pytest.mark.parametrize(
+        "claim",
+        [
+            "it is good",
+            "2 tensors, all FP8",
+            "2 FP8 tensors",
+            "1 million tensors",
+            "2 tensors and better than org/other",
+            "",
+        ],
+    )
+    def test_a_claim_that_is_not_understood_to_the_end_is_refused(self, world: Path, claim: str) -> None:
+        assert overlay("audit", world / "target", "--against", world / "base", "--claim", claim).code == 2
+        with pytest.raises(ClaimProblem):
+            parse_claims(claim, "x")
 
     def test_a_flipped_byte_of_the_base_is_told(self, world: Path) -> None:
         shard = world / "target" / small.FIRST
@@ -126,6 +151,8 @@ class TestClaims:
             ("19,905,841,664 bytes", [("bytes", 19_905_841_664)]),
             ("about 19.9 GB", [("bytes", 19_900_000_000)]),
             ("version 1.2.3 of 4 files", []),
+            ("1 million tensors", []),
+            ("a single 1 tensor", [("tensors", 1)]),
             ("layer 78", []),
         ],
     )
@@ -136,13 +163,28 @@ class TestClaims:
         "text",
         [
             "unmodified tensors of zai-org/GLM-5.2.",
-            "copied verbatim from [zai-org/GLM-5.2](https://example.org)",
+            "tensors copied verbatim from [zai-org/GLM-5.2](https://example.org)",
             "Layer 78 was extracted from `zai-org/GLM-5.2`",
-            "byte-identical to zai-org/GLM-5.2, as published",
+            "The weights are byte-identical to zai-org/GLM-5.2, as published",
         ],
     )
     def test_donors_are_read(self, text: str) -> None:
         assert [claim.donor for claim in find_claims(text, "x")] == ["zai-org/GLM-5.2"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "The tokenizer was copied from org/tok.",
+            "These weights were not taken from zai-org/GLM-5.2.",
+            "No tensor was copied from org/other.",
+        ],
+    )
+    def test_a_sentence_about_something_else_or_a_denial_is_no_claim(self, text: str) -> None:
+        assert find_claims(text, "x") == []
+
+    def test_a_word_that_is_not_understood_leaves_a_card_open(self, world: Path) -> None:
+        (world / "target" / "README.md").write_bytes(b"It has 2 shiny tensors.")
+        assert _claims(_audit(world))["2 shiny tensors"] == "open"
 
     def test_a_long_text_takes_no_time_to_speak_of(self) -> None:
         """Ten seconds would be quadratic; a card of 200,000 hostile characters is read in well under one."""

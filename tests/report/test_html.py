@@ -9,10 +9,10 @@ from hashlib import sha256
 import pytest
 
 from overlay.core.checking import check_draft
-from overlay.core.claims import Judged, Standing
 from overlay.core.codes import CODES
 from overlay.core.diffing import Change, settle
 from overlay.core.findings import Finding, about
+from overlay.core.judging import Judged, Standing
 from overlay.core.sidecar_diffing import Detail, Role, SidecarChange
 from overlay.core.tallying import Amount
 from overlay.core.view import View
@@ -137,7 +137,7 @@ def test_the_headline_numbers_are_those_of_the_tally(make: object) -> None:
     kinds = {
         "added": [Change.ADDED],
         "replaced": [Change.RETYPED, Change.RESHAPED, Change.REWRITTEN],
-        "dropped": [Change.REMOVED],
+        "removed": [Change.REMOVED],
         "moved": [Change.MOVED, Change.RENAMED],
         "identical": [Change.IDENTICAL],
         "unread": [Change.UNREAD],
@@ -213,12 +213,12 @@ def test_a_layer_that_neither_side_has_is_an_empty_slot() -> None:
     assert "1–3" in [text.text for text in drawing.all("text", class_="number")]
 
 
-def test_a_dropped_layer_is_drawn_as_an_outline() -> None:
+def test_a_removed_layer_is_drawn_as_an_outline() -> None:
     page = page_of(view_of({FIRST: layers(0, 1, 2)}, {FIRST: layers(0, 1)}))
     drawing = page.one("div", class_="wide")
 
-    assert "layer 2 − 3 dropped" in drawing.text
-    assert {"dropped bf16", "dropped f32"} <= {path.attributes.get("class") for path in drawing.all("path")}
+    assert "layer 2 − 3 removed" in drawing.text
+    assert {"removed bf16", "removed f32"} <= {path.attributes.get("class") for path in drawing.all("path")}
     assert drawing.all("path", class_="edge")
 
 
