@@ -1,6 +1,6 @@
 """``python -m overlay`` is the command ``overlay``."""
 
-from overlay.cli.main import entry
+from overlay.cli.entry import entry
 
 if __name__ == "__main__":
     entry()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from overlay.running.extracting import Extracted, extract
 from overlay.running.locating import Places, locate, open_sound, portable, title_of
 from overlay.running.locking import pin, refuse
 from overlay.running.opening import open_manifest, open_pair
-from overlay.running.preparing import Request, decide, open_request
+from overlay.running.preparing import Request, decide, manifest_in, open_request
 from overlay.running.undoing import Undone, undo_target
 from overlay.storage.documents import write_document
 from overlay.storage.generations import read_generations
@@ -69,7 +70,8 @@ def lock(
     places: Places | None = None,
     reporter: Reporter | None = None,
 ) -> Locked:
-    """Pin what the manifest at `path` means today; an existing lock is only replaced with `upgrade`."""
+    """Pin what the manifest at `path`, or in this repository, means today; a lock is only replaced with `upgrade`."""
+    path = (manifest_in(path) if os.path.isdir(path) else None) or path
     opened = open_manifest(path, places or Places(), with_lock=not upgrade)
     fresh = pin(opened, opened.compose(), level, reporter or Silent())
     old = opened.lock

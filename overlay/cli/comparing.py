@@ -90,7 +90,8 @@ def audit(
     \b
     Reads:   every header and small file of both; with --content the bytes that may differ, and the donors'.
     Writes:  nothing, or the page that --html names.
-    Exits:   0 done, 1 an error among the findings or a claim that fails, 3 not a checkpoint, 5 environment.
+    Exits:   0 done, 1 an error among the findings or a claim of the card or --claim that fails, 3 not a checkpoint,
+             5 environment.
     Example: overlay audit GLM-5.2-NVFP4-MTP/ --against GLM-5.2-NVFP4/ --html audit.html
     """
     where = places(None, donor, allow_root)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
 from overlay.core.checkpoint import Checkpoint
@@ -28,6 +28,7 @@ def compose_sidecars(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> tup
             for name, changes in layer.files.items():
                 for entry in changes:
                     _change(parts, name, entry, layer)
+    _require_places(parts)
     return tuple(parts[name] for name in sorted(parts))
 
 
@@ -37,6 +38,22 @@ def sidecar_notes(base: Checkpoint, groups: Sequence[Sequence[Layer]]) -> Iterat
         for layer in group:
             for name, changes in layer.files.items():
                 yield from (_note(base, name, entry, layer.name) for entry in changes if _differs(base, name, entry))
+
+
+def _require_places(names: Iterable[str]) -> None:
+    """A name cannot be a file and the folder of another file.
+
+    Raises:
+        Conflict: one is.
+    """
+    known = set(names)
+    for name in sorted(known):
+        folder = name.rpartition("/")[0]
+        while folder:
+            if folder in known:
+                problem = f"expected a file or a folder, found both: {name} lies in it"
+                raise Conflict(problem, subject=folder, hint="rename one of the two in the manifest")
+            folder = folder.rpartition("/")[0]
 
 
 def _change(parts: dict[str, SidecarPart], name: str, entry: FileInput, layer: Layer) -> None:

@@ -125,7 +125,7 @@ def read_plan(path: str) -> Mapping[str, Any]:
 def _open_source(source: str, request: Request) -> Opened:
     if source and not os.path.isdir(source):
         return open_manifest(source, request.places, engine=request.engine)
-    manifest = _manifest_in(source) if source else None
+    manifest = manifest_in(source) if source else None
     if manifest is not None:
         return open_manifest(manifest, replace(request.places, confined=True), engine=request.engine)
     base, graft = request.places.base, source or request.graft
@@ -138,7 +138,7 @@ def _open_source(source: str, request: Request) -> Opened:
     return open_pair(base, graft, request.places)
 
 
-def _manifest_in(folder: str) -> str | None:
+def manifest_in(folder: str) -> str | None:
     """A diff-only repository's manifest: the YAML file whose lock lies beside it, or ``overlay.yaml``."""
     for name in sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))):
         if name == REPOSITORY_MANIFEST or os.path.exists(lock_path(os.path.join(folder, name))):

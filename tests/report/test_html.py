@@ -159,7 +159,7 @@ def test_the_verdict_names_every_change_and_what_is_left() -> None:
         "Adds 1 tensor,",
         "replaces 3 tensors",
         "1 of them in another dtype",
-        "drops 1 tensor,",
+        "removes 1 tensor,",
         "renames 1 tensor,",
     ):
         assert words in verdict
