@@ -325,6 +325,13 @@ def _of_tensors() -> Iterator[Case]:
         exit=3,
     )
     yield Case(
+        what="a file that is the folder of another",
+        make=_with(files={"a/b.json": {"from": "base/config.json"}, "a": {"from": "base/config.json"}}),
+        says="a: expected a file or a folder, found both: a/b.json lies in it",
+        hint="rename one of the two in the manifest",
+        exit=4,
+    )
+    yield Case(
         what="an engine that no manifest names",
         make=_with(engines={"vllm": {"files": {"config.json": {"merge": {"a": 1}}}}}),
         run=f"{APPLY} --engine sglang",

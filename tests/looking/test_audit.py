@@ -219,6 +219,18 @@ class TestDiffOnly:
         assert ended.refusal is not None
         assert small.SECOND in ended.refusal.line
 
+    def test_a_locked_difference_is_verified_as_what_it_is(self, world: Path) -> None:
+        """Its own index names its own shards; the lock pins the index of the result."""
+        overlay("init", "--base", world / "base", "--derived", world / "target", "-o", world / "repo")
+        assert overlay("lock", world / "repo").code == 0
+        assert overlay("verify", world / "repo").code == 0
+
+    def test_a_target_of_ours_knows_its_base(self, world: Path) -> None:
+        overlay("init", "--base", world / "base", "--derived", world / "target", "-o", world / "repo")
+        overlay("apply", world / "repo", "-o", world / "serve")
+        totals = overlay("audit", world / "serve", "--json").document["totals"]
+        assert (totals["added"]["tensors"], totals["identical"]["tensors"]) == (2, 6)
+
     def test_a_manifest_is_audited_before_it_is_applied(self, world: Path) -> None:
         made = overlay("init", "--base", world / "base", "--derived", world / "target", "-o", world / "repo")
         assert made.code == 0

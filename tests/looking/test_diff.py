@@ -242,6 +242,14 @@ class TestCommand:
         assert overlay("diff", *folders, "--html", shard).code == 2
         assert shard.read_bytes() == before
 
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_a_page_is_not_written_into_a_checkpoint(self, folders: tuple[str, str], side: int) -> None:
+        assert overlay("diff", *folders, "--html", f"{folders[side]}/page.html").code == 4
+        assert not Path(folders[side], "page.html").exists()
+
+    def test_a_file_of_a_repository_is_no_checkpoint(self, folders: tuple[str, str]) -> None:
+        assert overlay("diff", folders[0], "hf://org/name/config.json").code == 2
+
     def test_a_missing_shard_ends_it(self, folders: tuple[str, str]) -> None:
         Path(folders[1], small.NEW).unlink()
         ended = overlay("diff", *folders)
