@@ -18,6 +18,7 @@ VERDICT: Final = {
     "tensors": count("Tensors in them."),
     "total_size": count("Bytes of tensor data."),
     "hashed_bytes": count("Bytes that were read and digested."),
+    "derived": count("Shards of grafts that were made again from their donors and compared."),
     "proof": record(
         "What was proven of the bytes.",
         {

@@ -8,7 +8,6 @@ leaves only when it is unlisted and each of its tensors lies in another one.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -18,6 +17,7 @@ from typing import Any, Final
 from overlay.core.checkpoint import Checkpoint, Shard
 from overlay.core.counting import parameter_range
 from overlay.core.findings import Finding, about, errors
+from overlay.core.gaps import completing, missing_numbers
 from overlay.errors import Conflict, InvalidInput
 from overlay.formats import strict_json
 from overlay.formats.index import Index, IndexEdit, new_index, rewrite
@@ -26,11 +26,9 @@ from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, explain_shard_name
 MAX_NAMED: Final = 20
 """Obstacles that are spelled out; the rest is counted."""
 
-_MENDABLE: Final = frozenset({"IDX004", "IDX005", "IDX006", "IDX008", "IDX009", "IDX013", "IDX014"})
-_NUMBERED: Final = re.compile(r"(.*?)(\d{5})-of-(\d{5})\.safetensors")
-_MOST_SHARDS: Final = 2000
-"""Numbers that are looked for; the largest checkpoints have a few hundred shards."""
-
+_MENDABLE: Final = frozenset(
+    {"IDX001", "IDX002", "IDX004", "IDX005", "IDX006", "IDX008", "IDX009", "IDX013", "IDX014"}
+)
 _OBSTACLES: Final = ("IDX003", "IDX007", "SHD001", "SHD002", "LNK", "LCK")
 """Beginnings of the codes that stand in an index's way."""
 
@@ -67,7 +65,10 @@ class Mended:
 
 
 def is_mendable(findings: Iterable[Finding]) -> bool:
-    """Whether a new index would put something right, and nothing that is known so far stands in its way."""
+    """Whether a new index would put something right, and none of these findings stands in its way.
+
+    `find_obstacles` and `find_forgotten` say whether anything else does.
+    """
     codes = {finding.code for finding in findings}
     return bool(codes & _MENDABLE) and not any(code.startswith(_OBSTACLES) for code in codes)
 
@@ -108,9 +109,9 @@ def mend(checkpoint: Checkpoint, unlisted: AbstractSet[str] = frozenset()) -> Me
         InvalidInput: something that an index cannot mend; everything is named.
         Conflict: a shard is unlisted that holds a tensor that no other shard has.
     """
+    _require_none(checkpoint, unlisted, find_obstacles(checkpoint, unlisted))
     shards = {name: shard for name, shard in checkpoint.shards.items() if name not in unlisted}
-    homes = {name: shard for shard, seen in shards.items() for name in seen.header.names}
-    _require_no_obstacle(checkpoint, unlisted, homes, [*_unreadable(checkpoint, unlisted), *_duplicates(shards, homes)])
+    homes = _homes(shards)
     _require_elsewhere(checkpoint, unlisted, homes)
     index = checkpoint.index
     metadata = _metadata(index, shards.values())
@@ -132,6 +133,63 @@ def mend(checkpoint: Checkpoint, unlisted: AbstractSet[str] = frozenset()) -> Me
         metadata={key: (old.get(key), value) for key, value in metadata.items() if old.get(key) != value},
         tensors=len(homes),
         shards=len(shards),
+    )
+
+
+def find_obstacles(checkpoint: Checkpoint, unlisted: AbstractSet[str] = frozenset()) -> list[Finding]:
+    """What no index over the shards of `checkpoint` can mend; costs a look-up a tensor.
+
+    Args:
+        checkpoint: as for `mend`.
+        unlisted: as for `mend`.
+    """
+    shards = {name: shard for name, shard in checkpoint.shards.items() if name not in unlisted}
+    homes = _homes(shards)
+    found = [*_unreadable(checkpoint, unlisted), *_duplicates(shards, homes)]
+    if checkpoint.index is not None:
+        found += [f for f in checkpoint.findings if f.code == "IDX002" and f.tensor not in homes]
+    if not homes and not found:
+        found.append(about("IDX012", INDEX_NAME, "expected a shard to list, found none"))
+    return found
+
+
+def find_forgotten(checkpoint: Checkpoint, strays: Mapping[str, Shard]) -> list[Finding]:
+    """Strays that belong to `checkpoint` by what its old index says: a new one without them would hide that loss.
+
+    Args:
+        checkpoint: its shards are those that shall be listed; its index may be a salvaged one.
+        strays: those of its strays that can be read.
+    """
+    held = {name for shard in checkpoint.shards.values() for name in shard.header.names}
+    # A stray that shares a tensor cannot be adopted; it is a copy, and no loss.
+    new = {name: shard.header for name, shard in strays.items() if held.isdisjoint(shard.header.names)}
+    stated = ((checkpoint.index.metadata or {}) if checkpoint.index is not None else {}).get("total_size")
+    rest = stated - checkpoint.data_bytes if type(stated) is int else 0
+    counted = [name for name, header in new.items() if header.data_bytes == rest > 0]
+    if not counted and sum(header.data_bytes for header in new.values()) == rest > 0:
+        counted = list(new)
+    numbered = completing(checkpoint.shards, new)
+    return [
+        *(about("IDX010", name, f"the old total_size of {stated} counts it (stray)") for name in counted),
+        *(about("IDX010", name, "the listed shards lack its number (stray)") for name in numbered if name not in counted),
+    ]
+
+
+def require_none_forgotten(label: str, forgotten: list[Finding]) -> None:
+    """Refuse an index that leaves out what belongs to the checkpoint.
+
+    Raises:
+        InvalidInput: naming every such stray.
+    """
+    if not forgotten:
+        return
+    first, *others = (finding.line for finding in forgotten[:MAX_NAMED])
+    names = list(dict.fromkeys(finding.file for finding in forgotten[:MAX_NAMED]))
+    raise InvalidInput(
+        f"expected an index over all that belongs together, found {first}",
+        subject=label,
+        hint=f"{' '.join(f'--adopt {name}' for name in names)} to list it, or move it away to do without",
+        others=tuple(others),
     )
 
 
@@ -160,23 +218,6 @@ def _unreadable(checkpoint: Checkpoint, unlisted: AbstractSet[str]) -> Iterator[
         yield about("IDX003", name, "expected this shard, found nothing of that name")
 
 
-def missing_numbers(names: Iterable[str]) -> list[str]:
-    """The shards that `names` lack by their own numbers: ``model-00001-of-00003`` alone lacks two others.
-
-    Where no index says what belongs together, this is all that tells a whole checkpoint from half a download.  A shard that
-    was added under a higher total, ``-00004-of-00004``, belongs to the row.
-    """
-    rows: dict[str, dict[int, int]] = {}
-    for match in filter(None, map(_NUMBERED.fullmatch, names)):
-        rows.setdefault(match[1], {})[int(match[2])] = int(match[3])
-    return [
-        f"{stem}{number:05d}-of-{max(totals.values()):05d}{SHARD_SUFFIX}"
-        for stem, totals in rows.items()
-        for number in range(1, min(max(totals.values()), _MOST_SHARDS) + 1)
-        if number not in totals
-    ]
-
-
 def _duplicates(shards: Mapping[str, Shard], homes: Mapping[str, str]) -> Iterator[Finding]:
     for shard, seen in shards.items():
         for name in seen.header.names:
@@ -185,16 +226,12 @@ def _duplicates(shards: Mapping[str, Shard], homes: Mapping[str, str]) -> Iterat
                 yield about("IDX007", shard, message, tensor=name)
 
 
-def _require_no_obstacle(
-    checkpoint: Checkpoint, unlisted: AbstractSet[str], homes: Mapping[str, str], obstacles: list[Finding]
-) -> None:
-    obstacles += [
-        finding
-        for finding in checkpoint.findings
-        if finding.code == "IDX002" and checkpoint.index is not None and finding.tensor not in homes
-    ]
-    if not homes and not obstacles:
-        obstacles.append(about("IDX012", INDEX_NAME, "expected a shard to list, found none"))
+def _homes(shards: Mapping[str, Shard]) -> dict[str, str]:
+    """Tensor to the shard that it lies in; of two shards the last."""
+    return {name: shard for shard, seen in shards.items() for name in seen.header.names}
+
+
+def _require_none(checkpoint: Checkpoint, unlisted: AbstractSet[str], obstacles: list[Finding]) -> None:
     if not obstacles:
         return
     lines = [finding.line for finding in sorted(obstacles)]

@@ -66,6 +66,19 @@ def _find(module: str, known: dict[str, Place]) -> Place:
     return place
 
 
+def stacks_of(names: Iterable[str]) -> dict[str, set[int]]:
+    """The path of each stack of numbered layers, to the numbers of those that some tensor belongs to.
+
+    Costs a partition a tensor, and a regular expression a module outside of experts.
+    """
+    stacks: dict[str, set[int]] = {}
+    for head in {name.partition(_EXPERTS)[0] for name in names}:
+        match = _LAYER.search("." + head)
+        if match is not None:
+            stacks.setdefault(head[: match.start(1) - 2], set()).add(int(match[1]))
+    return stacks
+
+
 def module_of(name: str) -> str:
     """The module that the tensor `name` belongs to: all but the last part; of a name without parts, the name."""
     return name.rpartition(".")[0] or name

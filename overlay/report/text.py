@@ -96,6 +96,8 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     what = f"{_count(verdict.shards, 'shard')}, {verdict.tensors} tensors"
     if verdict.level == "content":
         what += f", {in_bytes(verdict.hashed_bytes)} hashed, {_count(verdict.compared, 'digest')} compared"
+    if verdict.derived:
+        what += f", {_count(verdict.derived, 'graft shard')} made again from donors and compared"
     yield Marked("", "ok" if verdict.ok else "not ok", f" at level {verdict.level}: {verdict.subject} ({what})")
     if verdict.ok and verdict.level == "content" and verdict.uncompared:
         yield f"{_count(len(verdict.uncompared), 'file')} without an expected digest: overlay lock records one"

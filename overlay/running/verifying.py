@@ -52,6 +52,8 @@ class Verdict:
     """Files whose digest was compared with an expected one."""
     uncompared: tuple[str, ...]
     """Files of which no digest is expected, or whose bytes were not read at this level."""
+    derived: int = 0
+    """Shards of grafts that were made again from their donors and compared."""
 
     @property
     def ok(self) -> bool:
@@ -74,6 +76,7 @@ class Verdict:
             "tensors": self.tensors,
             "total_size": self.data_bytes,
             "hashed_bytes": self.hashed_bytes,
+            "derived": self.derived,
             "proof": {"compared": self.compared, "unproven": list(self.uncompared)},
             "findings": [finding.document() for finding in self.findings],
         }

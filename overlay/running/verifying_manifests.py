@@ -59,6 +59,7 @@ def verify_manifest(
         hashed_bytes=hashed,
         compared=len(named) if level == "content" else 0,
         uncompared=tuple(file.name for file in files if level != "content" or file.name not in named),
+        derived=sum(s.origin == "graft" for s in composition.shards) if donors and level == "content" else 0,
     )
 
 
