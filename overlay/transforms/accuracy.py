@@ -128,10 +128,13 @@ def measure(
 def _measure_rows(original: Tensor, restored: Tensor, group: int, bounds: tuple[Tensor, Tensor] | None) -> Accuracy:
     """The figures of some rows, without their counts of tensors, elements and groups."""
     before, after = _in_groups(original, group), _in_groups(restored, group)
-    peaks = before.abs().amax(dim=-1)
-    emptied = after.abs().amax(dim=-1) == 0
-    error = (after - before).abs_()
-    max_abs, max_abs_error = float(peaks.amax()), float(error.amax())
+    low, high = _extremes(before)
+    peaks = torch.maximum(low.neg(), high)
+    least, greatest = _extremes(after)
+    emptied = (least == 0) & (greatest == 0)
+    error = after - before
+    extremes = torch.aminmax(error)
+    max_abs, max_abs_error = float(peaks.amax()), max(-float(extremes.min), float(extremes.max))
     if not math.isfinite(max_abs) or not math.isfinite(max_abs_error):
         raise TransformProblem(
             "finite-weight", "original or restored", expected="finite values", found="NaN or infinity"
@@ -139,12 +142,25 @@ def _measure_rows(original: Tensor, restored: Tensor, group: int, bounds: tuple[
     return Accuracy(
         zero_groups=int(emptied.count_nonzero()),
         vanished_groups=int((emptied & (peaks != 0)).count_nonzero()),
-        saturated=0 if bounds is None else int((before != before.clamp(*bounds)).count_nonzero()),
+        saturated=0 if bounds is None else _count_beyond(before, low, high, bounds),
         max_abs=max_abs,
         max_abs_error=max_abs_error,
         sum_squares=_sum_squares(before, max_abs),
         sum_squared_error=_sum_squares(error, max_abs_error),
     )
+
+
+def _extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest element of each group; `torch.aminmax` along a short axis takes four times as long."""
+    return groups.amin(dim=-1, keepdim=True), groups.amax(dim=-1, keepdim=True)
+
+
+def _count_beyond(groups: Tensor, low: Tensor, high: Tensor, bounds: tuple[Tensor, Tensor]) -> int:
+    """Elements below or above the bounds of their group; only groups whose extremes are beyond are looked into."""
+    floor, ceiling = (bound.expand_as(low) for bound in bounds)
+    beyond = ((low < floor) | (high > ceiling)).squeeze(-1)
+    some = groups[beyond]
+    return int((some != some.clamp(floor[beyond], ceiling[beyond])).count_nonzero())
 
 
 def _in_groups(rows: Tensor, group: int) -> Tensor:
