@@ -21,11 +21,13 @@ _NUMBERED: Final = re.compile(r"(.*?)(\d{1,6})-of-(\d{1,6})\.safetensors")
 _MOST_SHARDS: Final = 2000
 """Numbers that are looked for by name; the largest checkpoints have a few hundred shards."""
 
-_NO_TRUNK: Final = re.compile(r"(?:^|[._])(?:mtp|nextn|draft|eagle|medusa|vision|visual|image|audio|speech|base_model)")
+_NO_TRUNK: Final = re.compile(
+    r"(?:^|[._])(?:mtp|nextn|draft|eagle|medusa|vision|visual|image|audio|speech|seanet|base_model)"
+)
 """Stacks that no ``num_hidden_layers`` counts: drafts, towers, and adapters, which may leave layers alone."""
 
-_COUNTED_OTHERWISE: Final = frozenset({"longcat_flash"})
-"""Model types whose ``num_hidden_layers`` is no number of layers: two attentions a layer, both counted."""
+_COUNTED_OTHERWISE: Final = frozenset({"longcat_flash", "efficientnet"})
+"""Model types whose ``num_hidden_layers`` is no number of layers: it counts two attentions a layer, or stages by four."""
 
 Hole = tuple[int, int]
 """The first and the last of missing numbers."""

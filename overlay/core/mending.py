@@ -26,9 +26,7 @@ from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, explain_shard_name
 MAX_NAMED: Final = 20
 """Obstacles that are spelled out; the rest is counted."""
 
-_MENDABLE: Final = frozenset(
-    {"IDX001", "IDX002", "IDX004", "IDX005", "IDX006", "IDX008", "IDX009", "IDX013", "IDX014"}
-)
+_MENDABLE: Final = frozenset({"IDX001", "IDX002", "IDX004", "IDX005", "IDX006", "IDX008", "IDX009", "IDX013", "IDX014"})
 _OBSTACLES: Final = ("IDX003", "IDX007", "SHD001", "SHD002", "LNK", "LCK")
 """Beginnings of the codes that stand in an index's way."""
 
@@ -171,7 +169,11 @@ def find_forgotten(checkpoint: Checkpoint, strays: Mapping[str, Shard]) -> list[
     numbered = completing(checkpoint.shards, new)
     return [
         *(about("IDX010", name, f"the old total_size of {stated} counts it (stray)") for name in counted),
-        *(about("IDX010", name, "the listed shards lack its number (stray)") for name in numbered if name not in counted),
+        *(
+            about("IDX010", name, "the listed shards lack its number (stray)")
+            for name in numbered
+            if name not in counted
+        ),
     ]
 
 

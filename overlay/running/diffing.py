@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from overlay.core.checking import check
 from overlay.core.checkpoint import Checkpoint, Sidecar
@@ -23,6 +23,8 @@ from overlay.storage.local import SharedHeaders, read_file, sizes_of
 
 if TYPE_CHECKING:
     from overlay.running.opening import Opened
+
+_FOLDER: Final = "a folder; not read"
 
 
 def diff_checkpoints(old: str, new: str, places: Places, *, content: bool, jobs: int = 0, reporter: Reporter) -> View:
@@ -104,10 +106,10 @@ def diff_sidecars(old: Checkpoint, new: Checkpoint) -> tuple[SidecarChange, ...]
         if change is not None:
             changes.append(change)
     gone, come = others(old), others(new)
-    changes += [added_file(name, come[name]) for name in sorted(come.keys() - gone.keys())]
-    changes += [removed_file(name, gone[name]) for name in sorted(gone.keys() - come.keys())]
+    changes += [_added(name, come[name]) for name in sorted(come.keys() - gone.keys())]
+    changes += [_removed(name, gone[name]) for name in sorted(gone.keys() - come.keys())]
     changes += [
-        SidecarChange(name, "changed", role_of(name), f"{gone[name]} bytes to {come[name]} bytes; not read")
+        SidecarChange(name, "changed", role_of(name), f"{_size(gone[name])} to {_size(come[name])}; not read")
         for name in sorted(gone.keys() & come.keys())
         if gone[name] != come[name]
     ]
@@ -123,10 +125,22 @@ def text_of(sidecar: Sidecar) -> bytes:
     return sidecar.data if sidecar.data is not None else read_file(sidecar.file)
 
 
-def others(seen: Checkpoint) -> Mapping[str, int]:
-    """Files that are neither listed shards nor sidecars, with their sizes in bytes; folders and dot files have none."""
-    sizes: dict[str, int] = {name: file.size for name, file in seen.strays.items()}
+def others(seen: Checkpoint) -> Mapping[str, int | None]:
+    """Entries that are neither listed shards nor sidecars, with their sizes in bytes, None for a folder; no dot files."""
+    sizes: dict[str, int | None] = {name: file.size for name, file in seen.strays.items()}
     return sizes | sizes_of(seen.root, [name for name in seen.left_out if not name.startswith(".")])
+
+
+def _added(name: str, size: int | None) -> SidecarChange:
+    return added_file(name, size) if size is not None else SidecarChange(name, "added", role_of(name), _FOLDER)
+
+
+def _removed(name: str, size: int | None) -> SidecarChange:
+    return removed_file(name, size) if size is not None else SidecarChange(name, "removed", role_of(name), _FOLDER)
+
+
+def _size(size: int | None) -> str:
+    return "a folder" if size is None else f"{size} bytes"
 
 
 def _of(seen: Checkpoint, findings: list[Finding]) -> list[Finding]:

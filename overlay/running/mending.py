@@ -14,15 +14,15 @@ from typing import Any
 from overlay.core.checking import check, check_parameters
 from overlay.core.checkpoint import Checkpoint
 from overlay.core.findings import Finding, errors
-from overlay.core.mending import Mended, listed_shards, mend, salvage_index
+from overlay.core.mending import Mended, mend, require_none_forgotten
 from overlay.core.progress import Reporter
 from overlay.errors import Conflict, UsageError
-from overlay.formats.index import MAX_INDEX_BYTES, parse_index
-from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX, SINGLE_NAME
+from overlay.formats.index import parse_index
+from overlay.formats.names import INDEX_NAME, SINGLE_NAME
+from overlay.running.gathering import forgotten, gather
 from overlay.running.locating import Places, open_checkpoint
-from overlay.running.verifying import Verdict, check_config, read_shards, verify_directory
+from overlay.running.verifying import Verdict, check_config, check_gaps, verify_directory
 from overlay.storage.documents import write_document
-from overlay.storage.local import read_file
 
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 
@@ -82,17 +82,19 @@ def fix_index(
     Raises:
         UsageError: `path` is no place for an index, or a name in `adopt` or `unlist` is not such a shard.
         Conflict: there is something at `path`, it lies in the checkpoint, or an unlisted shard is needed.
-        InvalidInput: there is no checkpoint, or something is wrong that no index can mend.
+        InvalidInput: there is no checkpoint, something is wrong that no index can mend, or a stray would be left out that
+            belongs to the checkpoint by what the old index says.
         EnvironmentFault: it cannot be read or written.
     """
     goal = _destination(path, directory)
     verdict = verify_directory(label, directory, "headers", places, reporter)
     seen = open_checkpoint(label, directory, places)
     unlisted = frozenset(unlist)
-    wanted = _gather(seen, list(dict.fromkeys(adopt)), unlisted)
+    wanted = gather(seen, list(dict.fromkeys(adopt)), unlisted)
     mended = mend(wanted, unlisted)
     written = _is_needed(seen, mended)
     if written:
+        require_none_forgotten(label, forgotten(wanted))
         write_document(goal, mended.index)
     return Fixed(verdict=verdict, mended=mended, path=goal, written=written, left=_left(seen, wanted, mended, unlisted))
 
@@ -116,26 +118,6 @@ def _destination(path: str, directory: str) -> str:
     return goal
 
 
-def _gather(seen: Checkpoint, adopt: list[str], unlisted: frozenset[str]) -> Checkpoint:
-    """`seen` with the shards that shall be listed: its own, those of an index that is not valid, and the adopted ones."""
-    index, names = seen.index, []
-    if index is None and seen.index_file is not None:
-        index = salvage_index(read_file(seen.index_file, MAX_INDEX_BYTES))
-    if seen.index is None and not seen.shards:
-        names = listed_shards(index) if index is not None else [n for n in seen.strays if n.endswith(SHARD_SUFFIX)]
-    for name in adopt:
-        if name not in seen.strays or not name.endswith(SHARD_SUFFIX):
-            hint = f"overlay verify {seen.label} lists the strays"
-            raise UsageError("expected a shard that the index does not name", subject=f"--adopt {name}", hint=hint)
-    listed = set(seen.shards) if index is None else set(listed_shards(index))
-    for name in sorted(unlisted - listed - set(names)):
-        raise UsageError("expected a listed shard", subject=f"--unlist {name}", hint=f"overlay inspect {seen.label}")
-    shards, findings = read_shards(seen.strays[name] for name in dict.fromkeys([*names, *adopt]) if name in seen.strays)
-    strays = {name: file for name, file in seen.strays.items() if name not in shards}
-    everything = (*seen.findings, *findings)
-    return replace(seen, index=index, shards={**seen.shards, **shards}, strays=strays, findings=everything)
-
-
 def _is_needed(seen: Checkpoint, mended: Mended) -> bool:
     """Whether the new index says something that the checkpoint does not say by itself."""
     if seen.index is not None:
@@ -156,4 +138,5 @@ def _left(seen: Checkpoint, wanted: Checkpoint, mended: Mended, unlisted: frozen
 
 
 def _findings(checkpoint: Checkpoint) -> tuple[Finding, ...]:
-    return tuple(sorted([*check(checkpoint), *check_parameters(checkpoint), *check_config(checkpoint)]))
+    aside = [*check_parameters(checkpoint), *check_config(checkpoint), *check_gaps(checkpoint)]
+    return tuple(sorted([*check(checkpoint), *aside]))

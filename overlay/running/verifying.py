@@ -7,26 +7,27 @@ Three levels, each including the one before: ``structure`` (names, links, sizes,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from overlay.core.checking import check, check_draft, check_parameters, check_unlisted
-from overlay.core.checkpoint import Checkpoint, FileSeen, Shard
+from overlay.core.checkpoint import Checkpoint, FileSeen
 from overlay.core.findings import Finding, about, errors
-from overlay.core.mending import is_mendable
+from overlay.core.gaps import check_layers, check_series
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen, check_target, linked_files, private_files
 from overlay.errors import InvalidInput
 from overlay.formats import model_config, strict_json
-from overlay.formats.header import HeaderProblem
-from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, SINGLE_NAME, lock_path
+from overlay.formats.names import INDEX_NAME, RECEIPT_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, SINGLE_NAME, lock_path
+from overlay.running.gathering import can_mend, gather, read_shards
 from overlay.running.locating import Places, open_checkpoint
 from overlay.running.proving import Level, hash_afresh, mismatch
+from overlay.storage.files import read_document
 from overlay.storage.hashing import hash_file
 from overlay.storage.links import resolve, roots_for
-from overlay.storage.local import file_at, read_file, read_header
+from overlay.storage.local import MAX_SIDECAR_BYTES, file_at, read_file
 from overlay.storage.proofs import ProofStore
 from overlay.storage.targets import look_at_target
 
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from overlay.formats.receipt import Receipt
 
 _LOCK_SUFFIX: Final = ".lock.json"
+_BY_KEY: Final = {
+    "overlay_receipt": "a receipt",
+    "overlay_lock": f"a lock that is not called NAME{_LOCK_SUFFIX}",
+    "weight_map": f"an index that is not called {INDEX_NAME}",
+}
+"""A key that only one kind of document has, to that kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +59,8 @@ class Verdict:
     """Files whose digest was compared with an expected one."""
     uncompared: tuple[str, ...]
     """Files of which no digest is expected, or whose bytes were not read at this level."""
+    mendable: bool = False
+    """Whether a new index would put something right and can be written; False where headers were not read."""
     derived: int = 0
     """Shards of grafts that were made again from their donors and compared."""
 
@@ -59,11 +68,6 @@ class Verdict:
     def ok(self) -> bool:
         """Whether there is no error among the findings."""
         return not errors(self.findings)
-
-    @property
-    def mendable(self) -> bool:
-        """Whether a new index would put something right, as far as this level can see."""
-        return is_mendable(self.findings)
 
     def document(self) -> dict[str, Any]:
         """The verdict as it stands in JSON documents."""
@@ -88,7 +92,7 @@ def tell_apart(reference: str) -> tuple[Literal["checkpoint", "repository", "man
     A lock means the manifest beside it, an index the folder that it lies in, and a folder that was built its manifest.
 
     Raises:
-        InvalidInput: a lock without a manifest beside it.
+        InvalidInput: a lock without a manifest beside it, or a JSON document of another kind.
     """
     if not os.path.isfile(reference):
         inside = os.path.join(reference, REPOSITORY_MANIFEST)
@@ -100,16 +104,39 @@ def tell_apart(reference: str) -> tuple[Literal["checkpoint", "repository", "man
         return "shard", reference
     if os.path.basename(reference) == INDEX_NAME:
         return "checkpoint", os.path.dirname(reference) or "."
-    if not reference.endswith(_LOCK_SUFFIX):
-        return "manifest", reference
-    manifests = [reference.removesuffix(_LOCK_SUFFIX) + suffix for suffix in (".yaml", ".yml")]
+    if reference.endswith(_LOCK_SUFFIX):
+        return "manifest", _manifest_of(reference)
+    if reference.endswith(".json"):
+        _require_manifest(reference)
+    return "manifest", reference
+
+
+def _manifest_of(lock: str) -> str:
+    """The manifest beside `lock`."""
+    manifests = [lock.removesuffix(_LOCK_SUFFIX) + suffix for suffix in (".yaml", ".yml")]
     for path in manifests:
         if os.path.isfile(path):
-            return "manifest", path
+            return path
     problem = f"expected the manifest {os.path.basename(manifests[0])} beside this lock, found none"
-    raise InvalidInput(
-        problem, subject=reference, hint="put the manifest there, or name the target: its receipt is enough"
-    )
+    raise InvalidInput(problem, subject=lock, hint="put the manifest there, or name the target: its receipt is enough")
+
+
+def _require_manifest(path: str) -> None:
+    """Refuse a JSON document that is certainly no manifest; what is wrong with one is said when it is read as such."""
+    try:
+        document = strict_json.decode_unchecked(read_document(path, MAX_SIDECAR_BYTES, "JSON document"))
+    except strict_json.JsonProblem:
+        return
+    if isinstance(document, dict) and "overlay" in document:
+        return
+    found = "JSON that is no object"
+    if isinstance(document, dict):
+        found = "a JSON object without the key overlay"
+        if os.path.basename(path) == model_config.CONFIG_NAME:
+            found = f"{model_config.CONFIG_NAME} of a model"
+        found = next((kind for key, kind in _BY_KEY.items() if key in document), found)
+    problem = f"expected a checkpoint, index, lock, manifest or shard, found {found}"
+    raise InvalidInput(problem, subject=path, hint="name the folder that it belongs to")
 
 
 def verify_directory(
@@ -124,9 +151,15 @@ def verify_directory(
     target = look_at_target(directory)
     findings = check_receipt(target)
     seen = open_checkpoint(label, directory, places, headers=level != "structure")
-    findings += check(seen) + check_parameters(seen) + check_config(seen) + _check_headers(seen, target.receipt)
+    findings += check(seen) + check_parameters(seen) + check_config(seen) + check_gaps(seen)
+    findings += _check_headers(seen, target.receipt)
+    mendable = False
     if level == "structure":
         findings += _check_unlisted(seen)
+    else:
+        wanted = gather(seen)  # with an index that cannot be read, the shards that it may have named are looked at here
+        findings += wanted.findings
+        mendable = can_mend(wanted, findings)
     hashed, compared, uncompared = 0, 0, tuple(shard.file.name for shard in seen.shards.values())
     if level == "content":
         expected = _expected(seen, target.receipt)
@@ -145,6 +178,7 @@ def verify_directory(
         hashed_bytes=hashed,
         compared=compared,
         uncompared=uncompared,
+        mendable=mendable,
     )
 
 
@@ -181,21 +215,6 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
         compared=int(compared),
         uncompared=() if compared else (name,),
     )
-
-
-def read_shards(files: Iterable[FileSeen]) -> tuple[dict[str, Shard], list[Finding]]:
-    """The headers of `files`, and what is wrong with those that cannot be had."""
-    shards: dict[str, Shard] = {}
-    findings = []
-    for file in files:
-        try:
-            shards[file.name] = Shard(file, read_header(file))
-        except HeaderProblem as problem:
-            code = "SHD002" if problem.about_size else "SHD001"
-            findings.append(about(code, file.name, str(problem), tensor=problem.tensor))
-        except OSError as error:
-            findings.append(about("LCK005", file.name, f"expected to read the header, found: {error.strerror}"))
-    return shards, findings
 
 
 def check_receipt(target: TargetSeen) -> list[Finding]:
@@ -282,11 +301,27 @@ def check_config(seen: Checkpoint) -> list[Finding]:
             if name == "config.json":
                 config = model_config.parse_model_config(data)
                 findings += check_draft(seen, config) if seen.weight_map else []
+                findings += check_layers(seen.weight_map, config) if not _is_difference(seen) else []
             else:
                 strict_json.decode_unchecked(data)
         except strict_json.JsonProblem as problem:
             findings.append(about("CFG001", name, str(problem)))
     return findings
+
+
+def check_gaps(seen: Checkpoint) -> list[Finding]:
+    """Whether the numbers of the shards have gaps; a manifest may drop whole shards, so that what overlay made may."""
+    if _is_difference(seen) or os.path.lexists(os.path.join(seen.root, RECEIPT_NAME)):
+        return []
+    present = os.listdir(seen.root)
+    if seen.index is not None:
+        return check_series(seen.index.shards(), present)
+    return check_series([n for n in present if n.endswith(SHARD_SUFFIX)] if SINGLE_NAME not in present else [], present)
+
+
+def _is_difference(seen: Checkpoint) -> bool:
+    """Whether it came with a manifest, which says what belongs to it."""
+    return REPOSITORY_MANIFEST in seen.sidecars
 
 
 def _expected(seen: Checkpoint, receipt: Receipt | None) -> dict[str, str]:

@@ -153,12 +153,13 @@ def read_beginning(file: FileSeen, count: int = _ENOUGH_TO_RECOGNISE) -> bytes:
         raise explain_os_error(error, file.name) from None
 
 
-def sizes_of(root: str, names: Iterable[str]) -> dict[str, int]:
-    """The size of each entry of the folder `root` that is still there, links not followed."""
-    sizes = {}
+def sizes_of(root: str, names: Iterable[str]) -> dict[str, int | None]:
+    """The size of each entry of the folder `root` that is still there, links not followed; None for a folder."""
+    sizes: dict[str, int | None] = {}
     for name in names:
         with suppress(OSError):
-            sizes[name] = os.lstat(os.path.join(root, name)).st_size
+            status = os.lstat(os.path.join(root, name))
+            sizes[name] = None if stat.S_ISDIR(status.st_mode) else status.st_size
     return sizes
 
 

@@ -256,7 +256,7 @@ def test_models_that_transformers_writes_lack_no_layer(tmp_path: Path) -> None:
         transformers.AutoModel.from_config(config).save_pretrained(folder, max_shard_size="4KB")
         found[name] = _found(folder)
 
-    assert dict.fromkeys(own, {}) == found
+    assert {name: {} for name in own} == found
 
 
 # --- what --fix would hide
@@ -400,8 +400,9 @@ def test_a_document_of_another_kind_is_called_that_in_one_line(name: str, tmp_pa
     ended = overlay("verify", tmp_path / name)
 
     assert 3 == ended.code
-    assert f"expected a checkpoint, index, lock, manifest or shard, found {what}" in ended.errors
-    assert len(ended.errors.splitlines()) <= 2
+    assert ended.refusal is not None
+    assert f"expected a checkpoint, index, lock, manifest or shard, found {what}" == ended.refusal.problem
+    assert () == tuple(ended.refusal.others)
 
 
 def test_a_manifest_in_json_is_one_whatever_it_is_called(tmp_path: Path) -> None:
@@ -417,12 +418,9 @@ def test_a_manifest_in_json_is_one_whatever_it_is_called(tmp_path: Path) -> None
 def test_a_folder_that_came_or_went_has_no_size(tmp_path: Path) -> None:
     old, new = sharded().write(tmp_path / "old"), sharded().write(tmp_path / "new")
     (new / "sub").mkdir()
-    (old / "either").mkdir()
-    (new / "either").write_bytes(b"x" * 5)
 
     there = {c.name: (c.kind, c.summary) for c in api.diff(str(old), str(new)).sidecars}
     back = {c.name: (c.kind, c.summary) for c in api.diff(str(new), str(old)).sidecars}
 
     assert ("added", "a folder; not read") == there["sub"]
     assert ("removed", "a folder; not read") == back["sub"]
-    assert "bytes" not in there["either"][1] or "a folder" in str(there["either"])

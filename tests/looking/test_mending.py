@@ -190,7 +190,7 @@ def test_packed_weights_may_be_counted_packed_or_one_by_one_and_with_or_without_
         tensor("model.layers.0.proj.weight_scale", "F8_E4M3", (8, 1)),
         tensor("model.layers.0.proj.weight_scale_2", "F32", ()),
     ]
-    folder = Checkpoint(shards={FIRST: entries}).write(tmp_path / "base")
+    folder = Checkpoint(shards={"model-00001-of-00001.safetensors": entries}).write(tmp_path / "base")
 
     found = {}
     for stated in (31, 32, 41, 64, 74):

@@ -191,4 +191,13 @@ INDEX: Final[dict[str, Meaning]] = {
             f"{GITHUB}/jundot/omlx/pull/2220",
         ),
     ),
+    "IDX018": Meaning(
+        _W,
+        "shards are missing by the numbers of the others",
+        "fetch the missing shards and the index again; if they were left out on purpose, nothing",
+        everywhere("does not count: it loads what the index names, and fails or not by the tensors that are missing"),
+        "Shards are called NAME-00001-of-00007. When one was lost together with its entries in the index, index and headers "
+        "agree about the rest, and only its number is missing. Shards that were added under a higher total continue the "
+        "row. Nothing is said of a target or a repository that overlay made, since a manifest may drop whole shards.",
+    ),
 }

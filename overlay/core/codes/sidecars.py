@@ -45,4 +45,17 @@ SIDECARS: Final[dict[str, Meaning]] = {
         "nothing, unless the origin matters",
         detail="transformers_version, _name_or_path and their like record how a file was made. No loader acts on them.",
     ),
+    "CFG004": Meaning(
+        Severity.WARNING,
+        "the config declares layers of which the checkpoint holds no tensor",
+        "fetch the shards and the index again, or correct num_hidden_layers",
+        {
+            VLLM: "ValueError for its norms if nothing is quantised; else loads, the layer stays as it was initialised",
+            SGLANG: "loads silently; the layer stays as it was initialised",
+            TRANSFORMERS: "warns, and fills the layer with random values",
+        },
+        "num_hidden_layers counts the layers of the trunk, from 0. Other layers of the same stack are there, and these have "
+        "no tensor at all: a shard was lost together with its entries in the index, or layers were cut out and the config "
+        "kept the old number. Draft layers, standalone drafts, adapters and towers for images are not counted.",
+    ),
 }
