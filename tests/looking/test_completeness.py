@@ -379,39 +379,6 @@ def test_at_the_level_structure_nothing_is_promised(tmp_path: Path) -> None:
     assert not api.verify(str(folder), level="structure").mendable
 
 
-# --- other documents
-
-
-OTHERS: dict[str, tuple[str, str]] = {
-    "receipt.json": ('{"overlay_receipt": 1, "files": {}}', "a receipt"),
-    "config.json": ('{"architectures": [], "model_type": "tiny"}', "config.json of a model"),
-    "tokenizer.json": ('{"version": "1.0"}', "a JSON object without the key overlay"),
-    "list.json": ("[1, 2]", "JSON that is no object"),
-    "fixed.json": ('{"weight_map": {}, "metadata": {}}', f"an index that is not called {INDEX}"),
-    "pinned.json": ('{"overlay_lock": 1}', r"a lock that is not called NAME.lock.json"),
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_a_document_of_another_kind_is_called_that_in_one_line(name: str, tmp_path: Path) -> None:
-    text, what = OTHERS[name]
-    (tmp_path / name).write_text(text)
-
-    ended = overlay("verify", tmp_path / name)
-
-    assert 3 == ended.code
-    assert ended.refusal is not None
-    assert f"expected a checkpoint, index, lock, manifest or shard, found {what}" == ended.refusal.problem
-    assert () == tuple(ended.refusal.others)
-
-
-def test_a_manifest_in_json_is_one_whatever_it_is_called(tmp_path: Path) -> None:
-    manifest = write_graft(tmp_path)
-    renamed = manifest.rename(tmp_path / "tiny.json")
-
-    assert api.verify(str(renamed)).ok
-
-
 # --- folders
 
 

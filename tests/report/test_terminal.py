@@ -80,7 +80,7 @@ def _damage(world: World) -> None:
     tensors: dict[str, Entry] = {**BASE[S2], HOSTILE: ("F32", [1]), T1: ("F32", [2, 4])}
     del tensors["model.norm.weight"]
     write_shard(world / "damaged" / S2, tensors)
-    write_shard(world / "damaged" / NEW, {"model.layers.9.weight": ("F32", [1])})
+    write_shard(world / "damaged" / NEW, {"model.layers.9.weight": ("F32", [3])})
     write_json(world / "damaged" / INDEX, index_of({S1: BASE[S1], S2: {**tensors, "phantom": ("F32", [1])}}))
     (world / "damaged/config.json").write_text('{"model_type": "glm_moe_dsa", "num_nextn_predict_layers": 1}')
 
