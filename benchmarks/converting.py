@@ -25,7 +25,7 @@ from transforms import bench_int4, bench_nvfp4
 from overlay.core.checkpoint import Shard, TensorSource
 from overlay.core.diffing import source_of
 from overlay.core.grafting import BUILT_METADATA
-from overlay.core.recipes import Recipe, plan_recipe
+from overlay.core.recipes.recipe import Recipe, plan_recipe
 from overlay.formats.dtypes import count_bytes
 from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.steps import Dequantize, DequantizeStep, QuantizePacked, QuantizeStep
@@ -43,7 +43,7 @@ import sys
 from overlay.core.checkpoint import Shard
 from overlay.core.diffing import source_of
 from overlay.core.grafting import BUILT_METADATA
-from overlay.core.recipes import plan_recipe
+from overlay.core.recipes.recipe import plan_recipe
 from overlay.formats.header_text import render_header
 from overlay.formats.steps import QuantizePacked, QuantizeStep
 from overlay.running.converting import convert

@@ -50,7 +50,7 @@ def compose(base: Checkpoint, groups: Sequence[Sequence[Layer]], name: str) -> C
     sidecars = compose_sidecars(base, ordered)
     recipes = [part.recipe for part in shards if isinstance(part, (BuiltShard, LinkedShard)) and part.recipe]
     if not base.shards and recipes:  # nothing but the grafts: the config has to say what became of them
-        from overlay.core.recipe_declaring import declare_recipes
+        from overlay.core.recipes.declaring import declare_recipes
 
         sidecars = declare_recipes(sidecars, recipes)
     return Composition(

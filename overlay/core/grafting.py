@@ -19,7 +19,7 @@ from overlay.formats.names import split_names
 from overlay.formats.patterns import Pattern, select
 
 if TYPE_CHECKING:  # imported where a graft has steps
-    from overlay.core.recipes import Recipe
+    from overlay.core.recipes.recipe import Recipe
 
 BUILT_METADATA = {"format": "pt"}
 """``__metadata__`` of the shards that we write; transformers refuses a shard without a known ``format``."""
@@ -54,8 +54,8 @@ def choose(entry: GraftInput) -> tuple[Choice, ...]:
         return tuple(Choice(graft, name, tensors, entry.built[name]) for name, tensors in found.items())
     tensors, recipe = tuple(_taken(entry)), None
     if entry.context is not None:
-        from overlay.core.recipe_grafting import to_be
-        from overlay.core.recipes import plan_recipe
+        from overlay.core.recipes.grafts import to_be
+        from overlay.core.recipes.recipe import plan_recipe
 
         recipe = plan_recipe(tensors, graft.steps, entry.context)
         recipe, tensors = (None, recipe.copies) if recipe.is_copy else (recipe, tuple(map(to_be, recipe.outputs)))
@@ -95,7 +95,7 @@ def _parts(recipe: Recipe | None, chunks: Sequence[Sequence[TensorSource]]) -> I
     if recipe is None:
         yield from repeat(None, len(chunks))
         return
-    from overlay.core.recipe_grafting import part_of
+    from overlay.core.recipes.grafts import part_of
 
     yield from (part_of(recipe, chunk) for chunk in chunks)
 
@@ -123,7 +123,7 @@ def realise(choice: Choice, kept: Sequence[TensorSource] | None = None) -> Linke
 
 
 def _realise_recipe(choice: Choice, recipe: Recipe, kept: Sequence[TensorSource] | None) -> LinkedShard | BuiltShard:
-    from overlay.core.recipe_grafting import inputs_of_recipe, part_of
+    from overlay.core.recipes.grafts import inputs_of_recipe, part_of
 
     graft = choice.graft
     if choice.whole is not None and kept is None:

@@ -18,7 +18,7 @@ from overlay.formats.manifest import FileChange, Graft, Limits, Manifest
 from overlay.formats.names import INDEX_NAME
 
 if TYPE_CHECKING:  # recipes take 50 ms to import that most overlays need not wait for
-    from overlay.core.recipes import Context, Recipe
+    from overlay.core.recipes.recipe import Context, Recipe
 
 Origin = Literal["base", "graft"]
 

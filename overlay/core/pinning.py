@@ -24,7 +24,7 @@ from overlay.formats.manifest import Manifest
 from overlay.formats.names import INDEX_NAME
 
 if TYPE_CHECKING:  # imported where something is computed
-    from overlay.core.recipe_values import Value
+    from overlay.core.recipes.values import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def _copied(source: TensorSource, digests: Mapping[str, str]) -> LockedTensor:
 
 def _computed(value: Value, digests: Mapping[str, str], measured: Measured) -> LockedTensor:
     """A tensor of a recipe: one that no step touched is copied all the same."""
-    from overlay.core.recipe_values import calls_below, inputs_of
+    from overlay.core.recipes.values import calls_below, inputs_of
 
     if value.source is not None:
         return _copied(value.source, digests)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from overlay.core.recipe_config import EXPERT_KEYS
-from overlay.core.recipes import Context
+from overlay.core.recipes.config import EXPERT_KEYS
+from overlay.core.recipes.recipe import Context
 from overlay.errors import InvalidInput
 from overlay.formats import strict_json
 from overlay.formats.keep_lists import KeepListProblems, KeepLists, parse_keep_lists

@@ -24,9 +24,9 @@ import xxhash
 from overlay.core.checkpoint import TensorSource
 from overlay.core.places import place_of
 from overlay.core.progress import Advance
-from overlay.core.recipe_jobs import Job
-from overlay.core.recipe_values import Call, Value
-from overlay.core.recipes import Recipe
+from overlay.core.recipes.jobs import Job
+from overlay.core.recipes.recipe import Recipe
+from overlay.core.recipes.values import Call, Value
 from overlay.errors import EnvironmentFault, InvalidInput, Mismatch, OverlayError
 from overlay.formats.digest import Digests
 from overlay.formats.manifest import Limits

@@ -27,7 +27,7 @@ from overlay.storage.hub_cache import find_snapshot
 from overlay.storage.local import read_file, read_header
 
 if TYPE_CHECKING:  # imported where a graft has steps
-    from overlay.core.recipes import Context
+    from overlay.core.recipes.recipe import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

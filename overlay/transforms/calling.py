@@ -1,7 +1,7 @@
 """Calls of a recipe carried out: which function of this room does what a `Call` says, and with which of its inputs.
 
 A call names its inputs by roles, mostly the suffixes of partners, and so are the results named that an encoder returns;
-`core.recipe_values` has the table.  Nothing is decided here: what a call does not say follows from the tensors.
+`core.recipes.values` has the table.  Nothing is decided here: what a call does not say follows from the tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from overlay.core.recipe_values import Call, Operation
+from overlay.core.recipes.values import Call, Operation
 from overlay.transforms.awq_gptq import dequantise_awq, dequantise_gptq
 from overlay.transforms.casting import cast
 from overlay.transforms.dtypes import TORCH_DTYPES, describe

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from overlay.core.checkpoint import TensorSource
-from overlay.core.recipe_jobs import Job
-from overlay.core.recipe_values import Argument, Call, Input, Value
+from overlay.core.recipes.jobs import Job
+from overlay.core.recipes.values import Argument, Call, Input, Value
 from overlay.errors import EnvironmentFault
 from overlay.formats.weight_schemes import MX_GROUP, NVFP4_GROUP
 from overlay.transforms.accuracy import Accuracy, Reach, measure

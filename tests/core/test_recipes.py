@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.core.checkpoint import FileSeen, Fingerprint, TensorSource
-from overlay.core.recipe_config import ConfigChange, Undeclarable, merge, operations
-from overlay.core.recipes import Context, Recipe, plan_recipe
+from overlay.core.recipes.config import ConfigChange, Undeclarable, merge, operations
+from overlay.core.recipes.recipe import Context, Recipe, plan_recipe
 from overlay.errors import InvalidInput
 from overlay.formats.keep_lists import KeepLists
 from overlay.formats.manifest import parse_manifest

@@ -23,7 +23,7 @@ from overlay import transforms as t
 from overlay.core.checkpoint import Shard, TensorSource
 from overlay.core.diffing import source_of
 from overlay.core.grafting import BUILT_METADATA
-from overlay.core.recipes import Context, Recipe, plan_recipe
+from overlay.core.recipes.recipe import Context, Recipe, plan_recipe
 from overlay.errors import Conflict, EnvironmentFault, InvalidInput, Mismatch
 from overlay.formats.header_text import render_header
 from overlay.formats.manifest import Limits, parse_manifest
@@ -626,7 +626,7 @@ from pathlib import Path
 from overlay.core.checkpoint import Shard
 from overlay.core.diffing import source_of
 from overlay.core.grafting import BUILT_METADATA
-from overlay.core.recipes import plan_recipe
+from overlay.core.recipes.recipe import plan_recipe
 from overlay.formats.header_text import render_header
 from overlay.formats.steps import QuantizePacked, QuantizeStep
 from overlay.running.converting import Conversion, convert

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from overlay import transforms as t
 from overlay.core.checkpoint import FileSeen, Fingerprint, TensorSource
-from overlay.core.recipe_jobs import Job
-from overlay.core.recipe_values import Argument, Spec, Value, calls_below, inputs_of, make_call, renamed, taken
+from overlay.core.recipes.jobs import Job
+from overlay.core.recipes.values import Argument, Spec, Value, calls_below, inputs_of, make_call, renamed, taken
 from overlay.transforms.evaluating import CallProblem, Made, bytes_of, empty, evaluate
 from tests.transforms.support import hostile, raw, same
 

@@ -1,8 +1,8 @@
 """The steps that change how weights are stored: `dequantize` and `quantize`.
 
 A module is taken as a whole: its partners go and come together, wherever they lie.  Scales of inputs, which a calibration
-gave, outlive `dequantize`, so that a later `quantize` whose format needs them finds them; `core.recipes` drops what is
-left of them in the end.
+gave, outlive `dequantize`, so that a later `quantize` whose format needs them finds them; `core.recipes.recipe` drops what
+is left of them in the end.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from overlay.core.recipe_layouts import ACTIVATION_PARTS, LayoutProblem, Options, decode, encode, partners
-from overlay.core.recipe_state import (
+from overlay.core.recipes.layouts import ACTIVATION_PARTS, LayoutProblem, Options, decode, encode, partners
+from overlay.core.recipes.state import (
     Module,
     Problem,
     StepProblems,
@@ -31,8 +31,8 @@ from overlay.core.recipe_state import (
     require,
     scheme_in,
 )
-from overlay.core.recipe_steps import cast_value
-from overlay.core.recipe_values import Argument, Parameter, Spec, Value, make_call, renamed
+from overlay.core.recipes.steps import cast_value
+from overlay.core.recipes.values import Argument, Parameter, Spec, Value, make_call, renamed
 from overlay.formats.module_regex import RegexProblem
 from overlay.formats.quantization_config import QuantizationConfig, is_linear
 from overlay.formats.steps import Dequantize, QuantizeFp8, QuantizeFp8Block, QuantizeMx, QuantizeNvfp4, QuantizePacked

@@ -14,12 +14,12 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from overlay.core.checkpoint import TensorSource
-from overlay.core.recipe_config import ConfigChange, Undeclarable, declare, declare_like
-from overlay.core.recipe_experts import keep_experts
-from overlay.core.recipe_jobs import Job, group_jobs
-from overlay.core.recipe_layouts import ACTIVATION_PARTS
-from overlay.core.recipe_quantising import Quantised, dequantize, quantize, quantize_like
-from overlay.core.recipe_state import (
+from overlay.core.recipes.config import ConfigChange, Undeclarable, declare, declare_like
+from overlay.core.recipes.experts import keep_experts
+from overlay.core.recipes.jobs import Job, group_jobs
+from overlay.core.recipes.layouts import ACTIVATION_PARTS
+from overlay.core.recipes.quantising import Quantised, dequantize, quantize, quantize_like
+from overlay.core.recipes.state import (
     Module,
     Problem,
     StepProblems,
@@ -29,8 +29,8 @@ from overlay.core.recipe_state import (
     modules_of,
     ordered,
 )
-from overlay.core.recipe_steps import cast, fuse, rename, split
-from overlay.core.recipe_values import Value, graph_document, taken
+from overlay.core.recipes.steps import cast, fuse, rename, split
+from overlay.core.recipes.values import Value, graph_document, taken
 from overlay.errors import InvalidInput
 from overlay.formats import strict_json
 from overlay.formats.digest import sha256_of

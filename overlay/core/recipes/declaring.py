@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from overlay.core.parts import PatchedFile, SidecarPart
 from overlay.core.patching import apply_change
-from overlay.core.recipe_config import Undeclarable, merge, operations
-from overlay.core.recipes import Recipe
+from overlay.core.recipes.config import Undeclarable, merge, operations
+from overlay.core.recipes.recipe import Recipe
 from overlay.errors import InvalidInput
 from overlay.formats import strict_json
 from overlay.formats.digest import sha256_of

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overlay.core.checkpoint import TensorSource
-from overlay.core.recipe_values import Call, Value, calls_below, inputs_of
+from overlay.core.recipes.values import Call, Value, calls_below, inputs_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from overlay.core.checkpoint import NOWHERE, FileSeen, Fingerprint, TensorSource
-from overlay.core.recipe_values import Value
-from overlay.core.recipes import Recipe
+from overlay.core.recipes.recipe import Recipe
+from overlay.core.recipes.values import Value
 
 _NOWHERE: Final = FileSeen("", "", Fingerprint(NOWHERE, 0, 0, 0, 0))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from overlay.core.recipe_layouts import ACTIVATION_PARTS
-from overlay.core.recipe_state import (
+from overlay.core.recipes.layouts import ACTIVATION_PARTS
+from overlay.core.recipes.state import (
     Problem,
     StepProblems,
     Tensors,
@@ -23,7 +23,7 @@ from overlay.core.recipe_state import (
     ordered,
     require,
 )
-from overlay.core.recipe_values import Argument, Spec, Value, make_call, renamed
+from overlay.core.recipes.values import Argument, Spec, Value, make_call, renamed
 from overlay.formats.patterns import Pattern
 from overlay.formats.renaming import Renaming
 from overlay.formats.steps import Cast, Fuse, Split

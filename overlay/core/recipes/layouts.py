@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from overlay.core.recipe_values import Parameter, Spec
+from overlay.core.recipes.values import Parameter, Spec
 from overlay.formats.weight_schemes import FLOATS, FP8_BLOCK, MX_GROUP, NVFP4_GROUP, DecodedFormat, WeightScheme
 
 ACTIVATION_PARTS: Final = frozenset({"input_scale", "input_global_scale", "input_zero_point"})

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.core.places import place_of
-from overlay.core.recipe_state import Problem, Tensors, about, ordered, require
-from overlay.core.recipe_values import Argument, Spec, Value, make_call, renamed
+from overlay.core.recipes.state import Problem, Tensors, about, ordered, require
+from overlay.core.recipes.values import Argument, Spec, Value, make_call, renamed
 from overlay.formats.keep_lists import KeepLists
 from overlay.formats.steps import explain_keep_list
 

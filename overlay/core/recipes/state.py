@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from overlay.core.recipe_layouts import ACTIVATION_PARTS
-from overlay.core.recipe_values import Spec, Value
+from overlay.core.recipes.layouts import ACTIVATION_PARTS
+from overlay.core.recipes.values import Spec, Value
 from overlay.core.schemes import Scheme, Stored, scheme_of
 from overlay.formats.patterns import Pattern
 from overlay.formats.weight_schemes import FLOATS, DecodedFormat
