@@ -90,4 +90,5 @@ def history(target: str, format_: str, as_json: bool, quiet: bool) -> None:
         "generations": [generation.document() for generation in known],
     }
     brief = " ".join(str(generation.number) for generation in known)
-    output.show("history", document, history_lines(target, known), brief=brief)
+    lines = history_lines(target, known, present=os.path.lexists(target))
+    output.show("history", document, lines, brief=brief)

@@ -25,11 +25,20 @@ def status_lines(status: Status) -> Iterator[str]:
     yield from finding_lines(status.findings)
 
 
-def history_lines(target: str, known: Sequence[Generation]) -> Iterator[Block]:
-    """A line a generation, the newest last."""
+def history_lines(target: str, known: Sequence[Generation], *, present: bool) -> Iterator[Block]:
+    """A line a generation, the newest last.
+
+    Args:
+        target: how the user named it.
+        known: the generations whose receipts can be read.
+        present: whether there is anything at the target's path.
+    """
     yield Heading(target)
     yield Table([_row(generation) for generation in known], numbers=(1, 3, 4), flexible=(2, 5, 6), kinds=7)
-    if not any(generation.current for generation in known):
+    current = any(generation.current for generation in known)
+    if not current and present:
+        yield f"the current tree has no receipt that can be read: overlay status {target} says more"
+    elif not current:
         yield f"there is no target: overlay undo {target} brings the newest generation back"
 
 

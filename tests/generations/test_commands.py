@@ -122,6 +122,22 @@ def test_history_lists_generations_and_marks_the_current_one(world: World, capfd
     }
 
 
+def test_history_tells_a_lost_tree_from_one_whose_receipt_is_broken(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.apply("a")
+    world.apply("b")
+    receipt = world.target / ".overlay" / "receipt.json"
+    receipt.write_text("{")
+    _, broken, _ = _run(capfd, "history", str(world.target))
+    world.target.rename(world.root / "elsewhere")
+    _, lost, _ = _run(capfd, "history", str(world.target))
+
+    assert "no receipt that can be read" in broken
+    assert "overlay undo" not in broken
+    assert "overlay undo" in lost
+
+
 @pytest.mark.parametrize("verb", ["status", "undo", "history"])
 def test_what_is_not_a_target_exits_3(world: World, capfd: pytest.CaptureFixture[str], verb: str) -> None:
     code, document = _document(capfd, verb, str(world.root / "base"))
