@@ -50,6 +50,11 @@ class FileSeen:
         return self.fingerprint.size
 
     @property
+    def label(self) -> str:
+        """Its name for people who look at several checkpoints: the real path, and the name where that does not show it."""
+        return self.location if self.location.endswith(self.name) else f"{self.name} ({self.location})"
+
+    @property
     def exists(self) -> bool:
         """Whether there is such a file, and not only the plan of one."""
         return self.fingerprint.device != NOWHERE

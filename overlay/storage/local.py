@@ -137,7 +137,7 @@ def read_file(file: FileSeen, limit: int = MAX_SIDECAR_BYTES) -> bytes:
                 raise InvalidInput(f"expected at most {limit} bytes, found {size}", subject=file.name, hint=hint)
             return read_exactly(descriptor, size + 1, 0)
     except OSError as error:
-        raise explain_os_error(error, file.name) from None
+        raise explain_os_error(error, file.label) from None
 
 
 def read_beginning(file: FileSeen, count: int = _ENOUGH_TO_RECOGNISE) -> bytes:
@@ -150,7 +150,7 @@ def read_beginning(file: FileSeen, count: int = _ENOUGH_TO_RECOGNISE) -> bytes:
         with open_regular(file.location) as descriptor:
             return read_exactly(descriptor, count, 0)
     except OSError as error:
-        raise explain_os_error(error, file.name) from None
+        raise explain_os_error(error, file.label) from None
 
 
 def sizes_of(root: str, names: Iterable[str]) -> dict[str, int | None]:
