@@ -63,6 +63,10 @@ _AFTER: Final = (
 )
 _TENSORS = re.compile(rf"{_NUMBER}\s+{_WORDS}tensors?\b{_AFTER}", re.IGNORECASE)
 _BYTES = re.compile(rf"{_NUMBER}\s+{_WORDS}bytes?\b{_AFTER}", re.IGNORECASE)
+_FIGURES: Final[tuple[tuple[Literal["tensors", "bytes"], re.Pattern[str]], ...]] = (
+    ("tensors", _TENSORS),
+    ("bytes", _BYTES),
+)
 _ROUNDED = re.compile(rf"(?<![\w.,+-])(\d{{1,6}}(?:\.\d{{1,3}})?)\s?(GB|GiB|MB|MiB|TB)\b{_AFTER}")
 _COUNT: Final = rf"{_NUMBER}\s+({_DTYPE})\b"
 _COUNTS = re.compile(rf"{_COUNT}(?:\s*(?:\+|and|,)\s*{_COUNT}){{0,8}}")
@@ -147,12 +151,12 @@ def _counts(text: str, source: str, meant: bool) -> Iterator[tuple[Claim, tuple[
 
 
 def _figures(text: str, source: str) -> Iterator[tuple[Claim, tuple[int, int]]]:
-    for kind, pattern in (("tensors", _TENSORS), ("bytes", _BYTES)):
+    for kind, pattern in _FIGURES:
         for match in pattern.finditer(text):
             words = match[2].lower().split()
             if _SCALES.isdisjoint(words) and not any(word.upper() in BITS for word in words):
                 about, unread = _read_words(words, match[3])
-                claim = Claim(_flat(match[0]), source, kind, _whole(match[1]), about=about, unread=unread)  # type: ignore[arg-type]
+                claim = Claim(_flat(match[0]), source, kind, _whole(match[1]), about=about, unread=unread)
                 yield claim, match.span()
     for match in _ROUNDED.finditer(text):
         unit, digits = _UNITS[match[2]], len(match[1].partition(".")[2])

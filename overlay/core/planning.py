@@ -281,7 +281,7 @@ def _shard_action(shard: ShardPart) -> Action:
         location = shard.shard.file.location
         return Action("trim", shard.name, origin, size, "", location, recipe, shard.reason, shard)
     sources = ", ".join(sorted({source.file.name for source in shard.sources}))
-    reason = f"computed: {len(shard.recipe.jobs)} groups of tensors" if shard.recipe is not None else ""
+    reason = "; ".join(way.line for way in shard.recipe.ways) if shard.recipe is not None else ""
     return Action("build", shard.name, origin, size, "", sources, recipe, reason, shard)
 
 

@@ -28,7 +28,7 @@ from overlay.transforms.accuracy import Accuracy, Reach, measure
 from overlay.transforms.awq_gptq import dequantise_awq, dequantise_gptq
 from overlay.transforms.casting import cast
 from overlay.transforms.dtypes import TORCH_DTYPES, dtype_name
-from overlay.transforms.experts import KeepList, is_router
+from overlay.transforms.experts import keep_rows
 from overlay.transforms.fp8 import (
     Fp8,
     Fp8Blocks,
@@ -79,7 +79,6 @@ __all__ = [
     "Accuracy",
     "Fp8",
     "Fp8Blocks",
-    "KeepList",
     "ModeloptNvfp4",
     "Mxfp4",
     "Mxfp8",
@@ -102,7 +101,7 @@ __all__ = [
     "fuse_experts",
     "fuse_rows",
     "fuse_shared",
-    "is_router",
+    "keep_rows",
     "measure",
     "modelopt_nvfp4_reach",
     "pack_codes",

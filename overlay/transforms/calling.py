@@ -15,8 +15,8 @@ from torch import Tensor
 from overlay.core.recipes.values import Call, Operation
 from overlay.transforms.awq_gptq import dequantise_awq, dequantise_gptq
 from overlay.transforms.casting import cast
-from overlay.transforms.dtypes import TORCH_DTYPES, describe
-from overlay.transforms.experts import KeepList
+from overlay.transforms.dtypes import TORCH_DTYPES
+from overlay.transforms.experts import keep_rows
 from overlay.transforms.fp8 import (
     BLOCK,
     dequantise_fp8,
@@ -180,9 +180,8 @@ def _reciprocal(call: Call, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def _keep_rows(call: Call, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     rows = call.parameters["rows"]
-    if not isinstance(rows, tuple) or not tensors[0].dim():
-        raise TransformProblem("expert-rows", "tensor", expected="a row for each expert", found=describe(tensors[0]))
-    return (KeepList(tensors[0].shape[0], rows).slice_rows(tensors[0], "tensor"),)
+    assert isinstance(rows, tuple)  # as the recipe was planned
+    return (keep_rows(tensors[0], rows),)
 
 
 def _fuse_rows(call: Call, tensors: Sequence[Tensor]) -> Sequence[Tensor]:

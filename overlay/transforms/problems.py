@@ -20,8 +20,6 @@ RULES: Final[dict[str, str]] = {
     "positive-scale": "a scale of a whole tensor is greater than zero",
     "overflow": "a finite value stays finite in the dtype it is stored in",
     "group-index": "a group index names a group that exists",
-    "keep-list": "a keep list names experts that exist, each once, in ascending order",
-    "expert-groups": "every routing group keeps the same number of experts",
     "expert-rows": "a router has one row for each expert",
     "same-parts": "what is fused has the same dtype and shape, and what is split divides evenly",
     "shared-scale": "parts that are fused share the scale of the whole tensor",

@@ -29,11 +29,6 @@ class Job:
         return sum(source.end - source.begin for source in self.inputs)
 
     @property
-    def output_bytes(self) -> int:
-        """Bytes to write."""
-        return sum(value.nbytes for value in self.outputs)
-
-    @property
     def peak_bytes(self) -> int:
         """Bytes of all tensors that the job sees, as if none was released before its end; scratch comes on top."""
         return self.input_bytes + sum(spec.nbytes for call in self.calls for spec in call.outputs)

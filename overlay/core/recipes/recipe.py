@@ -79,6 +79,11 @@ class Way(NamedTuple):
     tensors: int
     bytes: int
 
+    @property
+    def line(self) -> str:
+        """``6 by dequantize …, quantize …`` or ``2 copied``, as a plan prints it."""
+        return f"{self.tensors} by {', '.join(self.steps)}" if self.steps else f"{self.tensors} copied"
+
 
 @dataclass(frozen=True)
 class Recipe:
