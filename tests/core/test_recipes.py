@@ -257,6 +257,8 @@ def test_what_a_job_costs_is_said() -> None:
 
     (job,) = recipe.jobs
     assert 7_077_896 - 4 == job.input_bytes
+    assert 7_274_512 == sum(value.nbytes for value in job.outputs)
+    assert job.input_bytes + 2 * 2048 * 6144 + 7_274_512 == job.peak_bytes
     assert ["dequantize", "quantize"] == [call.op for call in job.calls]
 
 
