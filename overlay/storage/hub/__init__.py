@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: the only room with its client."""
