@@ -30,7 +30,8 @@ from overlay.formats.dtypes import count_bytes
 from overlay.formats.header_text import layout_order, render_header
 from overlay.formats.steps import Dequantize, DequantizeStep, QuantizePacked, QuantizeStep
 from overlay.running.converting import MIB, Conversion, convert
-from overlay.storage.local import file_at, read_header
+from overlay.storage.local import file_at
+from overlay.storage.seen import read_header
 from overlay.storage.shard_file import Donors, new_shard
 
 MAX_BUILD_PEAK_MB = 600
@@ -47,7 +48,8 @@ from overlay.core.recipes.recipe import plan_recipe
 from overlay.formats.header_text import render_header
 from overlay.formats.steps import QuantizePacked, QuantizeStep
 from overlay.running.converting import convert
-from overlay.storage.local import file_at, read_header
+from overlay.storage.local import file_at
+from overlay.storage.seen import read_header
 
 donor, path = sys.argv[1:]
 file = file_at(donor, "donor.safetensors")

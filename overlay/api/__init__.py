@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from overlay.api.explaining import explain_code, trace
     from overlay.api.looking import inspect, verify
     from overlay.api.mending import mend
+    from overlay.api.publishing import Publication, publish
     from overlay.running.auditing import Question
     from overlay.running.converting import Conversion
     from overlay.running.locating import Places
@@ -44,6 +45,7 @@ HOMES: Final = {
     **dict.fromkeys(("explain_code", "trace"), "overlay.api.explaining"),
     **dict.fromkeys(("inspect", "verify"), "overlay.api.looking"),
     "mend": "overlay.api.mending",
+    **dict.fromkeys(("Publication", "publish"), "overlay.api.publishing"),
     "Conversion": "overlay.running.converting",
     "Places": "overlay.running.locating",
     "Question": "overlay.running.auditing",
@@ -55,6 +57,7 @@ __all__ = [
     "Conversion",
     "Locked",
     "Places",
+    "Publication",
     "Question",
     "Request",
     "apply",
@@ -69,6 +72,7 @@ __all__ = [
     "lock",
     "mend",
     "plan",
+    "publish",
     "schema",
     "status",
     "trace",

@@ -19,6 +19,7 @@ from overlay.formats.names import lock_path
 from overlay.running.applying import Applied, Pins, apply_plan
 from overlay.running.examining import Status, assess, require_ours
 from overlay.running.extracting import Extracted, extract
+from overlay.running.fetching import fetch_files, whole_files, with_files
 from overlay.running.locating import Places, locate, open_sound, portable, title_of
 from overlay.running.locking import pin, refuse
 from overlay.running.opening import open_manifest, open_pair
@@ -57,7 +58,10 @@ def init_derived(
 ) -> Extracted:
     """Write the diff-only repository that turns `base` into the full checkpoint `derived` into the folder `target`."""
     where = places or Places()
-    one, other = open_sound(base, locate(base, "."), where), open_sound(derived, locate(derived, "."), where)
+    one, other = (
+        open_sound(base, locate(base, ".", where), where),
+        open_sound(derived, locate(derived, ".", where), where),
+    )
     title = name or title_of(derived)
     return extract(one, other, portable(base), title, absolute(target), reporter or Silent())
 
@@ -72,7 +76,8 @@ def lock(
 ) -> Locked:
     """Pin what the manifest at `path`, or in this repository, means today; a lock is only replaced with `upgrade`."""
     path = (manifest_in(path) if os.path.isdir(path) else None) or path
-    opened = open_manifest(path, places or Places(), with_lock=not upgrade)
+    where = places or Places()
+    opened = open_manifest(path, where, with_lock=not upgrade)
     fresh = pin(opened, opened.compose(), level, reporter or Silent())
     old = opened.lock
     if old is not None and old.manifest_sha256 == fresh.manifest_sha256:
@@ -104,7 +109,12 @@ def apply(
     """Assemble `target`; it is the old tree or the new one at every instant.  A saved plan must still be the plan."""
     opened, report = open_request(request), reporter or Silent()
     content, where = level == "content", absolute(target)
-    made = decide(opened, opened.compose(), where, link, report, content=content, saved=saved_plan)
+    composition = opened.compose()
+    elsewhere = whole_files(composition)
+    made = decide(opened, composition, where, link, report, content=content and not elsewhere, saved=saved_plan)
+    if elsewhere and made.plan.actions:  # decided first: nothing is fetched for what would be refused
+        opened = with_files(opened, fetch_files(elsewhere, report))
+        made = decide(opened, opened.compose(), where, link, report, content=content)
     pins = Pins(manifest_sha256=opened.stack_sha256, lock=opened.lock, lock_sha256=opened.lock_sha256)
     return apply_plan(made.plan, made.target, made.proofs, pins, report)
 

@@ -39,7 +39,7 @@ def verify(
         return verify_shard(path, level, report)
     if kind == "manifest":
         return verify_manifest(path, level, where, report, jobs, donors=donors)
-    return verify_directory(reference, locate(path, "."), level, where, report, jobs)
+    return verify_directory(reference, locate(path, ".", where), level, where, report, jobs)
 
 
 def inspect(reference: str, *, places: Places | None = None) -> tuple[Description, list[Finding]]:

@@ -25,6 +25,6 @@ def mend(
     if kind not in ("checkpoint", "repository"):
         problem = f"expected a checkpoint, which has an index, found a {kind}"
         raise UsageError(problem, subject=reference, hint="name the folder of the checkpoint")
-    directory = locate(reference if kind == "repository" else checkpoint, ".")
     where, report = places or Places(), reporter or Silent()
+    directory = locate(reference if kind == "repository" else checkpoint, ".", where)
     return fix_index(reference, directory, path, where, report, adopt=adopt, unlist=unlist)

@@ -23,6 +23,7 @@ _VERBS = {
     "init": ("making", "Write a manifest from a base and a diff-only repository or derived checkpoint."),
     "lock": ("making", "Pin sizes and digests of everything that a manifest names."),
     "build": ("building", "Make the shards of a manifest's grafts: extract and convert tensors."),
+    "publish": ("publishing", "Put the difference on the Hub, or a whole repository by copies on the server."),
     "plan": ("applying", "Show what apply would link, build and write; change nothing."),
     "apply": ("applying", "Assemble a serving directory, atomically, without copying the base."),
     "status": ("generations", "Say how a target stands: clean, modified, dangling, base moved."),

@@ -17,6 +17,10 @@ from overlay.formats.index import Index
 NOWHERE: Final = -1
 """The device of files that a plan describes and nobody made; the kernel's begin at 0."""
 
+ELSEWHERE: Final = -2
+"""The device of files on another machine: their location is an address, their inode a digest of it and of what the store
+says changes with their bytes."""
+
 
 class Fingerprint(NamedTuple):
     """What the kernel says of an inode; equal fingerprints mean that its bytes were not touched.
@@ -38,7 +42,7 @@ class FileSeen:
     name: str
     """Its name in the checkpoint, with ``/`` between folders."""
     location: str
-    """The real file: an absolute path without links."""
+    """The real file: an absolute path without links, or the address of a file elsewhere (`storage.remote`)."""
     fingerprint: Fingerprint
     via_link: bool = False
     stated_sha256: str = ""
@@ -58,6 +62,11 @@ class FileSeen:
     def exists(self) -> bool:
         """Whether there is such a file, and not only the plan of one."""
         return self.fingerprint.device != NOWHERE
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies on another machine."""
+        return self.fingerprint.device == ELSEWHERE
 
 
 class TensorSource(NamedTuple):
@@ -96,7 +105,7 @@ class Checkpoint:
     label: str
     """How the user named it."""
     root: str
-    """Real path of the directory."""
+    """Real path of the directory, or the address of a repository elsewhere."""
     index: Index | None
     index_file: FileSeen | None
     shards: Mapping[str, Shard]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from overlay.core.findings import Finding, about
 from overlay.core.parts import (
+    BuiltShard,
     Composition,
     LinkedShard,
     PatchedFile,
@@ -89,6 +90,11 @@ class Plan:
         return sum(action.size for action in self.actions if action.do != "link" or linked)
 
     @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes that come from other machines: whole shards that are linked or trimmed, and the tensors of new ones."""
+        return sum(_elsewhere(action.part) for action in self.actions)
+
+    @property
     def bytes_to_link(self) -> int:
         """Bytes that are in the target without being written."""
         return 0 if self.link_mode == "copy" else sum(action.size for action in self.actions if action.do == "link")
@@ -102,7 +108,11 @@ class Plan:
             "empty": not self.actions,
             "reasons": list(self.reasons),
             "actions": [action.document() for action in self.actions],
-            "bytes": {"linked": self.bytes_to_link, "written": self.bytes_to_write},
+            "bytes": {
+                "linked": self.bytes_to_link,
+                "written": self.bytes_to_write,
+                "fetched": self.bytes_to_fetch,
+            },
             "result": {"tensors": self.tensors, "total_size": self.total_size},
             "notes": list(self.notes),
             "state": self.state,
@@ -210,6 +220,15 @@ def recipe_digest(shard: ShardPart) -> str:
         if shard.recipe is not None:
             return sha256_of(strict_json.canonical([shard.header_sha256, ranges, shard.recipe.digest]))
     return sha256_of(strict_json.canonical([shard.header_sha256, ranges]))
+
+
+def _elsewhere(part: Part) -> int:
+    """The bytes of `part` that lie on other machines; a sidecar is here when there is a plan."""
+    if isinstance(part, LinkedShard | TrimmedShard):
+        return part.shard.file.size if part.shard.file.is_remote else 0
+    if isinstance(part, BuiltShard):
+        return sum(source.end - source.begin for source in part.sources if source.file.is_remote)
+    return 0
 
 
 def _require_ours(target: TargetSeen) -> None:

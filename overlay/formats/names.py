@@ -30,6 +30,11 @@ _PORTABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _NUMBERED = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})\.safetensors")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
+CARD_NAME: Final = "README.md"
+
+NESTED_FOLDERS: Final = ("additional_chat_templates",)
+"""Folders whose files belong to a checkpoint: transformers reads chat templates from there."""
+
 WEIGHT_SUFFIXES: Final = frozenset(
     {
         *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".npz", ".npy"),

@@ -3,6 +3,8 @@
 A reference is a path, or ``hf://org/name[@revision][/file]``.  The addresses that people copy from a browser
 (``https://huggingface.co/org/name/tree/main``) and ``hf://models/org/name`` mean the same.
 
+``s3://bucket/folder``, ``gs://…`` and ``https://…`` name a folder of an object store, or of a web server.
+
 A slash in a revision is written ``%2F``, except in ``refs/pr/N`` and ``refs/convert/NAME``: huggingface_hub's own
 `HfFileSystem.resolve_path` reads it so.
 """
@@ -25,6 +27,11 @@ _NO_REVISION = re.compile(r"[.-]|/|.*(?:\.\.|//|/$|[\x00-\x20\x7f\\~^:?*\[])", r
 """What git refuses as the name of a branch or tag (`git check-ref-format`), as far as it could name another place."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_STORE = re.compile(
+    r"(?:s3|gs|gcs|az|abfs)://[^/?#\s]+(?:/[^?#]*)?"
+    r"|https://(?!(?:www\.)?(?:huggingface\.co|hf\.co)/)[^/?#@\s]+/[^?#]*"
+    r"|http://(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]+)?/[^?#]*"  # without TLS on this machine alone
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -55,7 +62,18 @@ class HubReference:
         return f"hf://{self.repo}{at}{'/' + self.file if self.file else ''}"
 
 
-Reference = PathReference | HubReference
+@dataclass(frozen=True, slots=True)
+class StoreReference:
+    """A folder of an object store, or of a web server."""
+
+    address: str
+    """``s3://bucket/folder``, without a slash at the end and without a query, which may hold a key."""
+
+    def __str__(self) -> str:
+        return self.address
+
+
+Reference = PathReference | HubReference | StoreReference
 
 
 def parse_reference(text: str) -> Reference:
@@ -75,6 +93,8 @@ def parse_reference(text: str) -> Reference:
         if _CONTROL.search(file) or (file and any(part in ("..", ".", "") for part in file.split("/"))):
             raise ValueError(f"expected a file inside the repository, found {file!r}")
         return HubReference(repo, revision, file)
+    if _STORE.fullmatch(text) and not _CONTROL.search(text):
+        return StoreReference(text.rstrip("/"))
     if not text or "\0" in text or _SCHEME.match(text):
         raise ValueError(f"expected a path or hf://org/name[@revision], found {text!r}")
     return PathReference(text)

@@ -50,6 +50,7 @@ def plan_lines(plan: Plan, free: int) -> Iterator[Block]:
     yield (
         f"{plan.tensors} tensors, total_size {plan.total_size}; links {in_bytes(plan.bytes_to_link)}, "
         f"writes {in_bytes(plan.bytes_to_write)} of {in_bytes(free)} free"
+        + (f"; fetches {in_bytes(plan.bytes_to_fetch)}" if plan.bytes_to_fetch else "")
     )
 
 

@@ -22,14 +22,17 @@ from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock
 from overlay.formats.names import RECEIPT_NAME
 from overlay.formats.receipt import Origin, PlacedFile, Proof, Receipt, render_receipt
+from overlay.running.fetching import fetch_graft, fetch_inputs, lies_elsewhere
 from overlay.running.proving import Proofs
 from overlay.running.spacing import require_space
+from overlay.storage.drafts import Drafts
 from overlay.storage.files import hint_for_errno
 from overlay.storage.generations import read_generations
 from overlay.storage.hashing import hash_file
 from overlay.storage.linking import LinkMode, flush, place
-from overlay.storage.local import file_at, read_file, read_header
+from overlay.storage.local import file_at
 from overlay.storage.proofs import Memory, ProofStore, settle
+from overlay.storage.seen import read_file, read_header
 from overlay.storage.shard_writer import WrittenShard, write_shard, write_trimmed
 from overlay.storage.staging import Stage, remove_abandoned, staged
 from overlay.storage.targets import look_at_target
@@ -84,8 +87,8 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
     with staged(plan.target) as stage:
         _require_unmoved(target)
         known = read_generations(plan.target)
-        work = _Work(plan, known, proofs, pins, ProofStore())
-        with reporter.task("assembling", plan.bytes_to_write) as advance:
+        work = _Work(plan, known, proofs, pins, ProofStore(), reporter)
+        with work.drafts.kept_for_another_build(), reporter.task("assembling", plan.bytes_to_write) as advance:
             files = {action.name: work.carry_out(action, stage, advance) for action in plan.actions}
         receipt = Receipt(
             name=plan.name,
@@ -102,6 +105,7 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
         stage.write(RECEIPT_NAME, render_receipt(receipt))  # last: a tree without it is nobody's
         _require_unmoved(target)  # somebody without our lock may have put files there while the stage was filled
         stage.commit()
+    work.drafts.remove()
     work.remember_built()
     return Applied(receipt, changed=True, notes=plan.notes)
 
@@ -109,7 +113,18 @@ def apply_plan(plan: Plan, target: TargetSeen, proofs: Proofs, pins: Pins, repor
 class _Work:
     """The actions of one plan, each returning what it did."""
 
-    def __init__(self, plan: Plan, known: Sequence[Generation], proofs: Proofs, pins: Pins, store: ProofStore) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        known: Sequence[Generation],
+        proofs: Proofs,
+        pins: Pins,
+        store: ProofStore,
+        reporter: Reporter,
+    ) -> None:
+        self.drafts = Drafts(plan.target)
+        """Where shards whose bytes come from elsewhere are made, so that the next run goes on with them."""
+        self._reporter = reporter
         self._plan = plan
         self._known = sorted(known, key=lambda generation: (not generation.current, -generation.number))
         self._proofs = proofs
@@ -172,7 +187,7 @@ class _Work:
         recipe = recipe_digest(part)
         digests = self._reuse(part.name, recipe, stage)
         if digests is None:
-            written = _make(part, stage.path_of(part.name), advance)
+            written = self._make(part, stage.path_of(part.name), advance)
             self._require_pinned(part, written)
             digests = written.digests
         else:
@@ -269,6 +284,21 @@ class _Work:
         pinned = base.get(part.shard.file.name) if part.origin == "base" else lock.grafts.get(part.name)
         return pinned.sha256 if pinned is not None else None
 
+    def _make(self, part: BuiltShard, path: str, advance: Advance) -> WrittenShard:
+        """Fetch, copy or compute the tensors of a shard."""
+        if part.recipe is None and lies_elsewhere(part):
+            written = fetch_graft(part, self.drafts, advance)
+            self.drafts.hand_over(part.name, path)
+            return written
+        if part.recipe is None:
+            return write_shard(path, part.header, part.sources, advance)
+        from overlay.running.converting import Conversion, convert, require_accuracy  # few overlays compute anything
+
+        here = fetch_inputs(part, self.drafts, self._reporter)
+        done = convert(part.header, part.recipe, path, Conversion(here=here), advance)
+        require_accuracy(done.accuracy, part.limits, part.name)
+        return done.written
+
     def _require_pinned(self, part: BuiltShard, written: WrittenShard) -> None:
         """Hold what was just built against the lock, tensor by tensor so that the culprit has a name."""
         pinned = self._pins.lock.grafts.get(part.name) if self._pins.lock is not None else None
@@ -284,17 +314,6 @@ class _Work:
                 hint="the donor's bytes changed since the lock; fetch the donor again",
                 others=tuple(wrong[1:20]),
             )
-
-
-def _make(part: BuiltShard, path: str, advance: Advance) -> WrittenShard:
-    """Copy or compute the tensors of a shard."""
-    if part.recipe is None:
-        return write_shard(path, part.header, part.sources, advance)
-    from overlay.running.converting import Conversion, convert, require_accuracy  # few overlays compute anything
-
-    done = convert(part.header, part.recipe, path, Conversion(), advance)
-    require_accuracy(done.accuracy, part.limits, part.name)
-    return done.written
 
 
 def _wrong_tensors(pinned: Mapping[str, object], written: Mapping[str, str]) -> list[str]:

@@ -18,15 +18,15 @@ from overlay.core.risks import find_risks
 from overlay.core.view import View
 from overlay.errors import EnvironmentFault, InvalidInput, UsageError
 from overlay.formats.model_config import parse_model_config
+from overlay.formats.names import CARD_NAME
 from overlay.formats.strict_json import JsonProblem
 from overlay.running.comparing import compare_content
 from overlay.running.diffing import composed, diff_sidecars, manifest_of, open_whole, require_whole, text_of
 from overlay.running.locating import Places, locate, open_checkpoint
-from overlay.storage.local import SharedHeaders, read_beginning
 from overlay.storage.ranges import equal_ranges
+from overlay.storage.seen import SharedHeaders, read_beginning
 from overlay.storage.targets import read_receipt
 
-CARD = "README.md"
 _STATED = "--claim"
 _SHADOWS = frozenset({"IDX015", "IDX016"})
 """Codes of file names that redirect a named loader; SEC010 says nothing new beside them."""
@@ -82,20 +82,20 @@ def _open(question: Question) -> tuple[Checkpoint | None, Checkpoint]:
         confined = manifest != question.target
         opened = open_manifest(manifest, replace(places, base=question.against, donors={}, confined=confined))
         return opened.base, composed(opened, question.target)
-    against = question.against or _base_of(question.target)
+    against = question.against or _base_of(question.target, places)
     if against is None:
         return None, open_whole(question.target, places)
     shared: SharedHeaders = {}
     base = open_whole(against, places, shared=shared)
-    seen = open_checkpoint(question.target, locate(question.target, "."), places, partial=True, shared=shared)
+    seen = open_checkpoint(question.target, locate(question.target, ".", places), places, partial=True, shared=shared)
     target = complete(seen, base).checkpoint
     require_whole(target)
     return base, target
 
 
-def _base_of(target: str) -> str | None:
+def _base_of(target: str, places: Places) -> str | None:
     """The folder of the base that a target of ours was assembled from, where all of it is still in one place."""
-    receipt, _ = read_receipt(locate(target, "."))
+    receipt, _ = read_receipt(locate(target, ".", places))
     if receipt is None:
         return None
     folders = {os.path.dirname(f.source) for f in receipt.files.values() if f.origin == "base" and f.source}
@@ -159,8 +159,8 @@ def _stated(texts: Iterable[str]) -> list[Claim]:
 
 
 def _of_card(target: Checkpoint) -> list[Claim]:
-    card = target.sidecars.get(CARD)
-    return find_claims(text_of(card).decode(errors="replace"), CARD) if card is not None else []
+    card = target.sidecars.get(CARD_NAME)
+    return find_claims(text_of(card).decode(errors="replace"), CARD_NAME) if card is not None else []
 
 
 def _judge_donor(claim: Claim, difference: Difference, question: Question, reporter: Reporter) -> Judged:
@@ -168,7 +168,7 @@ def _judge_donor(claim: Claim, difference: Difference, question: Question, repor
     wanted = _brought(difference)
     try:
         given = question.places.donors.get(claim.donor)
-        where = locate(given or f"hf://{claim.donor}", ".")
+        where = locate(given or f"hf://{claim.donor}", ".", question.places)
         donor = open_checkpoint(claim.donor, where, question.places, partial=True)
     except (EnvironmentFault, InvalidInput) as error:
         reason = f"{error.problem}; --donor {claim.donor}=PATH names a copy"

@@ -23,24 +23,25 @@ from overlay.formats import strict_json
 from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock, render_lock
 from overlay.formats.manifest import Manifest
-from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, lock_path
-from overlay.formats.references import HubReference, parse_reference
+from overlay.formats.names import CARD_NAME, INDEX_NAME, REPOSITORY_MANIFEST, lock_path
+from overlay.formats.references import PathReference, parse_reference
 from overlay.formats.steps import KeepExpertsStep
 from overlay.running.converting import Conversion, convert, require_accuracy
+from overlay.running.fetching import fetch_graft, fetch_inputs, lies_elsewhere
 from overlay.running.locating import Places
 from overlay.running.opening import Opened, open_manifest
 from overlay.running.preparing import require_apart
 from overlay.storage.drafts import Drafts
 from overlay.storage.files import read_document
-from overlay.storage.local import MAX_SIDECAR_BYTES, read_beginning, read_file
+from overlay.storage.seen import MAX_SIDECAR_BYTES, read_beginning, read_file
 from overlay.storage.shard_writer import write_shard
 from overlay.storage.staging import Stage, staged
+from overlay.storage.stores import is_address, path_here
 from overlay.storage.targets import look_at_target
 
 REPORT_NAME: Final = "conversion.json"
 """What the lossy steps lost, class by class."""
 
-CARD: Final = "README.md"
 ENGINES: Final = "engines"
 """Folder of the files that a manifest takes for an engine alone."""
 _MAX_KEEP_BYTES: Final = 64 * 1024 * 1024
@@ -119,13 +120,19 @@ def _make(part: LinkedShard | BuiltShard, drafts: Drafts, how: Conversion, repor
     noted = drafts.find(part.name, recipe)
     if noted is not None:
         return _recalled(part.name, noted)
-    made = _convert(part, drafts.begin(part.name), how, reporter)
+    made = _convert(part, drafts, how, reporter)
     drafts.finish(part.name, recipe, _note(made))
     return made
 
 
-def _convert(part: LinkedShard | BuiltShard, path: str, how: Conversion, reporter: Reporter) -> Made:
+def _convert(part: LinkedShard | BuiltShard, drafts: Drafts, how: Conversion, reporter: Reporter) -> Made:
+    if isinstance(part, BuiltShard) and part.recipe is None and lies_elsewhere(part):
+        with reporter.task(f"fetching {part.name}", part.data_bytes) as advance:
+            fetched = fetch_graft(part, drafts, advance)
+        return Made(part.name, fetched.digests, fetched.tensors)
+    path = drafts.begin(part.name)
     if isinstance(part, BuiltShard) and part.recipe is not None:
+        how = replace(how, here=fetch_inputs(part, drafts, reporter))
         with reporter.task(f"converting {part.name}", part.size) as advance:
             done = convert(part.header, part.recipe, path, how, advance)
         require_accuracy(done.accuracy, part.limits, part.name)
@@ -165,17 +172,17 @@ def _write_rest(opened: Opened, composition: Composition, made: tuple[Made, ...]
             stage.write(file.name, read_file(file.sidecar.file))
     if composition.index:
         stage.write(INDEX_NAME, composition.index)
-    folder = os.path.dirname(os.path.abspath(opened.path))
+    folder = os.path.dirname(opened.path if is_address(opened.path) else os.path.abspath(opened.path))
     for name in _keep_files(opened.manifest):
-        stage.write(name, read_document(os.path.join(folder, name), _MAX_KEEP_BYTES, "keep list"))
+        stage.write(name, read_document(path_here(os.path.join(folder, name)), _MAX_KEEP_BYTES, "keep list"))
     for name, reference in _engine_files(opened.manifest):
-        stage.write(name, read_document(os.path.join(folder, reference), MAX_SIDECAR_BYTES, "file"))
+        stage.write(name, read_document(path_here(os.path.join(folder, reference)), MAX_SIDECAR_BYTES, "file"))
     stage.write(REPOSITORY_MANIFEST, render_manifest(_published(opened, folder)))
     accuracy = {shard.name: dict(shard.accuracy) for shard in made if shard.accuracy}
     if accuracy:
         stage.write(REPORT_NAME, strict_json.encode(accuracy))
-    if not os.path.exists(stage.path_of(CARD)):
-        stage.write(CARD, _card(opened.manifest, composition).encode())
+    if not os.path.exists(stage.path_of(CARD_NAME)):
+        stage.write(CARD_NAME, _card(opened.manifest, composition).encode())
 
 
 def _published(opened: Opened, folder: str) -> Manifest:
@@ -210,14 +217,16 @@ def _engine_files(manifest: Manifest) -> list[tuple[str, str]]:
         (f"{ENGINES}/{engine}/{name}", os.path.expanduser(change.from_))
         for engine, profile in sorted(manifest.engines.items())
         for name, change in sorted(profile.files.items())
-        if change.from_ is not None and not isinstance(parse_reference(change.from_), HubReference)
+        if change.from_ is not None and isinstance(parse_reference(change.from_), PathReference)
     ]
 
 
 def _absolute(reference: str, folder: str) -> str:
     parsed = parse_reference(reference)
-    if isinstance(parsed, HubReference):
+    if not isinstance(parsed, PathReference):
         return reference
+    if is_address(folder):
+        return folder if os.path.normpath(parsed.path) == "." else f"{folder}/{parsed.path}"
     return os.path.normpath(os.path.join(folder, os.path.expanduser(parsed.path)))
 
 

@@ -22,6 +22,7 @@ from overlay.formats.quantization_config import (
 from overlay.formats.steps import KeepExpertsStep, QuantizeLike, QuantizeStep
 from overlay.running.locating import Places, locate
 from overlay.storage.files import read_document
+from overlay.storage.stores import is_file, path_here
 
 _MAX_BYTES = 64 * 1024 * 1024
 
@@ -56,7 +57,7 @@ def read_context(graft: Graft, reading: Reading) -> Context:
     groups = own.get("n_group")
     return Context(
         shard=graft.shard,
-        keep_lists={name: _keep_lists(os.path.join(reading.folder, name)) for name in sorted(files)},
+        keep_lists={name: _keep_lists(path_here(os.path.join(reading.folder, name))) for name in sorted(files)},
         quantization_configs={name: _quantization(name, reading) for name in sorted(models)},
         n_group=groups if type(groups) is int and groups > 0 else 1,
         experts=_experts(models, reading),
@@ -101,12 +102,12 @@ def _config_of(donor: str, reading: Reading, *, needed: bool) -> dict[str, objec
     given = reading.places.donors.get(donor)
     locked = reading.lock.donors.get(donor) if reading.lock is not None and given is None else None
     reference = given or reading.manifest.donors[donor]
-    directory = locate(reference, "." if given else reading.folder, locked.commit if locked else None)
+    directory = locate(reference, "." if given else reading.folder, reading.places, locked.commit if locked else None)
     path = os.path.join(directory, CONFIG_NAME)
-    if not needed and not os.path.isfile(path):
+    if not needed and not is_file(path):
         return {}
     try:
-        value = strict_json.decode(read_document(path, _MAX_BYTES, f"config of the donor {donor}"))
+        value = strict_json.decode(read_document(path_here(path), _MAX_BYTES, f"config of the donor {donor}"))
     except strict_json.JsonProblem as problem:
         raise InvalidInput(str(problem), subject=path, hint="fetch the donor's config.json again") from None
     return value if isinstance(value, dict) else {}

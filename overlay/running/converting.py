@@ -32,7 +32,7 @@ from overlay.formats.digest import Digests
 from overlay.formats.manifest import Limits
 from overlay.running.workers import Check, Task, Workers
 from overlay.storage.hashing import default_jobs
-from overlay.storage.shard_file import Donors, ShardFile, new_shard
+from overlay.storage.shard_file import Donors, Here, ShardFile, new_shard
 from overlay.storage.shard_writer import WrittenShard
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Conversion:
     """Bytes that the process keeps to, torch included; a single job that needs more runs alone."""
     device: str = "cpu"
     """Where tensors are computed, as torch calls it."""
+    here: Here = field(default_factory=dict)
+    """Where tensors of donors elsewhere were fetched to."""
     losses: bool = True
     """Whether to measure what lossy calls lose, which takes longer than the calls; who only compares bytes need not."""
 
@@ -141,7 +143,7 @@ def convert(
     """
     with ExitStack() as stack:
         prepare = stack.enter_context(_arithmetic(how.device)) if recipe.jobs else _nothing
-        donors = stack.enter_context(Donors())
+        donors = stack.enter_context(Donors(how.here))
         file = stack.enter_context(new_shard(path, header, len(header) + recipe.nbytes)) if path else None
         building = _Building(header, recipe, how, donors, file, _guarded(advance))
         try:

@@ -19,7 +19,9 @@ from overlay.errors import InvalidInput
 from overlay.formats.names import REPOSITORY_MANIFEST
 from overlay.running.comparing import compare_content
 from overlay.running.locating import Places, locate, open_checkpoint
-from overlay.storage.local import SharedHeaders, read_file, sizes_of
+from overlay.storage.local import sizes_of
+from overlay.storage.seen import SharedHeaders, read_file
+from overlay.storage.stores import is_address, sizes_at
 
 if TYPE_CHECKING:
     from overlay.running.opening import Opened
@@ -60,7 +62,7 @@ def open_whole(reference: str, places: Places, *, shared: SharedHeaders | None =
         from overlay.running.opening import open_manifest  # manifests take 0.1 s to import that few comparisons need
 
         return composed(open_manifest(manifest, replace(places, confined=manifest != reference)), reference)
-    seen = open_checkpoint(reference, locate(reference, "."), places, shared=shared)
+    seen = open_checkpoint(reference, locate(reference, ".", places), places, shared=shared)
     require_whole(seen)
     return seen
 
@@ -128,7 +130,8 @@ def text_of(sidecar: Sidecar) -> bytes:
 def others(seen: Checkpoint) -> Mapping[str, int | None]:
     """Entries that are neither listed shards nor sidecars, with their sizes in bytes, None for a folder; no dot files."""
     sizes: dict[str, int | None] = {name: file.size for name, file in seen.strays.items()}
-    return sizes | sizes_of(seen.root, [name for name in seen.left_out if not name.startswith(".")])
+    names = [name for name in seen.left_out if not name.startswith(".")]
+    return sizes | (sizes_at(seen.root, names) if is_address(seen.root) else sizes_of(seen.root, names))
 
 
 def _added(name: str, size: int | None) -> SidecarChange:

@@ -23,8 +23,9 @@ from overlay.running.verifying import check_receipt, check_touched
 from overlay.storage.generations import read_generations
 from overlay.storage.hashing import hash_file
 from overlay.storage.links import Roots, resolve, roots_for
-from overlay.storage.local import digest_header, file_at
+from overlay.storage.local import file_at
 from overlay.storage.proofs import Memory, ProofStore
+from overlay.storage.seen import digest_header
 from overlay.storage.targets import look_at_target
 
 

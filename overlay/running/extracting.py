@@ -26,7 +26,7 @@ from overlay.formats.manifest import FileChange, Manifest, parse_manifest
 from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, following_shard_names
 from overlay.formats.patterns import Pattern, select
 from overlay.running.comparing import compare_content
-from overlay.storage.local import read_file
+from overlay.storage.seen import read_file
 from overlay.storage.shard_writer import write_shard
 from overlay.storage.staging import Stage, staged
 from overlay.storage.targets import look_at_target

@@ -13,7 +13,7 @@ from overlay.errors import UsageError
 from overlay.formats.header import HeaderProblem
 from overlay.formats.index import MAX_INDEX_BYTES
 from overlay.formats.names import SHARD_SUFFIX
-from overlay.storage.local import read_file, read_header
+from overlay.storage.seen import read_file, read_header
 
 
 def gather(seen: Checkpoint, adopt: Sequence[str] = (), unlisted: AbstractSet[str] = frozenset()) -> Checkpoint:

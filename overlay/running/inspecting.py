@@ -21,7 +21,8 @@ from overlay.formats.strict_json import JsonProblem
 from overlay.running.diffing import open_whole, text_of
 from overlay.running.locating import Places, locate, open_checkpoint
 from overlay.storage.files import explain_os_error
-from overlay.storage.local import file_at, read_header
+from overlay.storage.local import file_at
+from overlay.storage.seen import read_header
 
 
 def inspect_reference(reference: str, places: Places) -> tuple[Description, list[Finding]]:
@@ -47,7 +48,7 @@ def open_reference(reference: str, places: Places) -> Checkpoint:
         return _open_shard(reference)
     if reference.endswith((".yaml", ".yml")) and os.path.isfile(reference):
         return open_whole(reference, places)
-    return open_checkpoint(reference, locate(reference, "."), places, partial=True)
+    return open_checkpoint(reference, locate(reference, ".", places), places, partial=True)
 
 
 def read_configs(seen: Checkpoint) -> tuple[ModelConfig | None, list[QuantConfig], list[Finding]]:

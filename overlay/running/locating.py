@@ -1,24 +1,49 @@
-"""Locating: from what the user names to a directory that was read.
+"""Locating: from what the user names to a checkpoint that was read.
 
-A reference may be a path or a repository of the Hub; the latter is looked up in the local cache, and nowhere else.
+A reference may be a path, a repository of the Hub, or a folder of an object store.  A repository that is whole in the Hub's
+cache is a directory like any other; otherwise it keeps its address, ``hf://org/name@<commit>``, and its files are fetched
+when their bytes are needed.  So "a directory" below is a real path or an address; `storage.stores.is_address` tells.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overlay.core.checking import check, require_sound
 from overlay.core.checkpoint import Checkpoint, FileSeen
-from overlay.core.findings import errors
+from overlay.core.findings import Finding, errors
 from overlay.core.target import linked_files
-from overlay.errors import InvalidInput, UsageError
-from overlay.formats.references import HubReference, parse_reference
-from overlay.storage.hub_cache import find_snapshot
+from overlay.errors import EnvironmentFault, InvalidInput, UsageError
+from overlay.formats.references import HubReference, PathReference, StoreReference, parse_reference
+from overlay.storage.checkpoints import read_checkpoint
+from overlay.storage.hub_cache import snapshot_folder
 from overlay.storage.links import roots_for
-from overlay.storage.local import SharedHeaders, file_at, read_checkpoint
+from overlay.storage.local import LocalFolder, file_at
+from overlay.storage.seen import SharedHeaders
+from overlay.storage.stores import RemoteFolder, is_address, open_remote
 from overlay.storage.targets import look_at_target
+
+
+class Moment:
+    """What branches meant when a command first asked: they may move while it runs, and it sees one state of each."""
+
+    def __init__(self) -> None:
+        self._commits: dict[HubReference, str] = {}
+
+    def commit_of(self, reference: HubReference) -> str:
+        """The commit that `reference` means; asked for once.
+
+        Raises:
+            EnvironmentFault: the Hub cannot be asked, and the local cache does not know.
+        """
+        whole = replace(reference, file="")
+        if whole not in self._commits:
+            from overlay.storage.hub.opening import resolve_commit  # what is given by a path does not wait for it
+
+            self._commits[whole] = resolve_commit(whole)
+        return self._commits[whole]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +58,22 @@ class Places:
     """Folders that a checkpoint's links may reach, and the files that a stranger's manifest takes."""
     confined: bool = False
     """Whether a manifest may only take files out of its own folder: one that came with a repository, and nobody named."""
+    moment: Moment = field(default_factory=Moment, compare=False, repr=False)
+    """What branches mean, for as long as these places are used."""
 
 
-def locate(reference: str, folder: str, commit: str | None = None) -> str:
-    """The directory on this machine that `reference` means, links resolved.
+def locate(reference: str, folder: str, places: Places, commit: str | None = None) -> str:
+    """The directory that `reference` means, links resolved, or its address where it is not whole on this machine.
+
+    Args:
+        reference: as somebody wrote it.
+        folder: what a path is relative to: a directory or an address.
+        places: which commits its branches mean.
+        commit: the locked one, where there is a lock.
 
     Raises:
         UsageError: no reference at all.
-        EnvironmentFault: a Hub reference that the local cache does not hold.
+        EnvironmentFault: the Hub cannot be asked, and the local cache does not hold it.
     """
     try:
         parsed = parse_reference(reference)
@@ -50,8 +83,66 @@ def locate(reference: str, folder: str, commit: str | None = None) -> str:
         if parsed.file:
             problem = f"expected a repository, found the file {parsed.file} in one"
             raise UsageError(problem, subject=reference, hint=f"hf://{parsed.repo}@REVISION names a revision")
-        return os.path.realpath(find_snapshot(parsed, commit))
+        return locate_repository(parsed, places, commit)
+    if isinstance(parsed, StoreReference):
+        return parsed.address
+    if is_address(folder):
+        return _beside(reference, parsed.path, folder)
     return os.path.realpath(os.path.join(folder, os.path.expanduser(parsed.path)))
+
+
+def locate_repository(reference: HubReference, places: Places, commit: str | None = None) -> str:
+    """The snapshot of a repository, where all of it is on this machine, or its address at a commit.
+
+    Costs a request where `reference` names a branch, and one for the listing of a commit that was never listed here; none
+    offline.
+
+    Raises:
+        EnvironmentFault: the Hub cannot be asked, and the local cache does not hold it.
+    """
+    pinned = commit or places.moment.commit_of(reference)
+    address, snapshot = f"hf://{reference.repo}@{pinned}", snapshot_folder(reference.repo, pinned)
+    try:
+        files = open_remote(address).listing.files
+    except EnvironmentFault:
+        if not os.path.isdir(snapshot):
+            raise
+        return os.path.realpath(
+            snapshot
+        )  # nobody can be asked whether it is whole; what is missing will be found missing
+    whole = files and all(os.path.exists(os.path.join(snapshot, *path.split("/"))) for path in files)
+    return os.path.realpath(snapshot) if whole else address
+
+
+def place_of_document(reference: str, places: Places) -> str:
+    """The path or address of what `reference` names, which may be a file of a repository.
+
+    Raises:
+        EnvironmentFault: as `locate_repository`.
+    """
+    try:
+        parsed = parse_reference(reference)
+    except ValueError:
+        return reference  # who opens it says what is wrong
+    if isinstance(parsed, HubReference):
+        folder = locate_repository(parsed, places)
+        return os.path.join(folder, parsed.file) if parsed.file else folder
+    return parsed.address if isinstance(parsed, StoreReference) else reference
+
+
+def _beside(reference: str, path: str, folder: str) -> str:
+    """A path that a manifest in a repository elsewhere names: the repository itself, and nothing else of this machine.
+
+    Raises:
+        InvalidInput: it leads out of the repository.
+    """
+    if os.path.normpath(path) == ".":
+        return folder
+    raise InvalidInput(
+        "expected a reference that means the same for everybody, found a path",
+        subject=f"{folder}: {reference}",
+        hint="name where it is on this machine: --base or --donor",
+    )
 
 
 def open_checkpoint(
@@ -64,12 +155,14 @@ def open_checkpoint(
     shared: SharedHeaders | None = None,
 ) -> Checkpoint:
     """Read the checkpoint in `directory`; what is wrong with it is in its findings."""
+    if is_address(directory):
+        return read_checkpoint(label, RemoteFolder(directory), partial=partial, headers=headers, shared=shared)
     expected: dict[str, str] = {}
     receipt = look_at_target(directory).receipt if os.path.isdir(directory) else None
     if receipt is not None:  # a target of ours: its links lead where the receipt says
         expected = linked_files(receipt)
     roots = roots_for(directory, places.allowed_roots, expected)
-    return read_checkpoint(label, roots, partial=partial, headers=headers, shared=shared)
+    return read_checkpoint(label, LocalFolder(roots), partial=partial, headers=headers, shared=shared)
 
 
 def open_sound(label: str, directory: str, places: Places, *, partial: bool = False) -> Checkpoint:
@@ -89,6 +182,13 @@ def file_of(folder: str, path: str, name: str, places: Places) -> FileSeen:
     Raises:
         InvalidInput: there is no such file, or it is a link that leaves the folder.
     """
+    if is_address(folder):
+        seen = RemoteFolder(folder).resolve(os.path.normpath(path))
+        if isinstance(seen, Finding):
+            raise InvalidInput(
+                seen.message, subject=f"{folder}/{path}", hint=f"overlay inspect {folder} lists its files"
+            )
+        return replace(seen, name=name) if not seen.is_remote else seen
     file = file_at(os.path.join(folder, path), name)
     in_plain_sight = not places.confined and (os.path.isabs(path) or os.path.normpath(path).startswith(".."))
     if not in_plain_sight and not roots_for(os.path.realpath(folder), places.allowed_roots).admit(name, file.location):
@@ -110,4 +210,4 @@ def title_of(reference: str) -> str:
 def portable(reference: str) -> str:
     """`reference` as it can stand in a manifest anywhere on this machine: paths become absolute."""
     parsed = parse_reference(reference)
-    return reference if isinstance(parsed, HubReference) else os.path.abspath(os.path.expanduser(parsed.path))
+    return reference if not isinstance(parsed, PathReference) else os.path.abspath(os.path.expanduser(parsed.path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from overlay.core.checkpoint import FileSeen, TensorSource
 from overlay.core.findings import Finding, about
-from overlay.core.parts import BuiltShard, Composition, LinkedShard, TrimmedShard
+from overlay.core.parts import BuiltShard, Composition, LinkedShard, ShardPart, TrimmedShard
 from overlay.core.pinning import Measured, compare, expected_digests, make_lock, with_lineage
 from overlay.core.progress import Reporter
 from overlay.core.trimming import header_of
@@ -143,6 +143,8 @@ def measure_made(composition: Composition, reporter: Reporter, how: Conversion |
     for shard in composition.shards:
         if isinstance(shard, LinkedShard) and shard.origin == "base":
             continue
+        if _lies_elsewhere(shard):
+            continue  # what a store states of its files is pinned; bytes are fetched when something is made of them
         if isinstance(shard, TrimmedShard):
             shards[shard.name] = _digest_trim(shard, reporter)
             continue
@@ -158,6 +160,13 @@ def measure_made(composition: Composition, reporter: Reporter, how: Conversion |
         if isinstance(shard, BuiltShard) and shard.recipe is None:
             shards[shard.name] = written.digests
     return Measured(shards=shards, tensors=tensors, inputs=inputs)
+
+
+def _lies_elsewhere(shard: ShardPart) -> bool:
+    if isinstance(shard, TrimmedShard):
+        return shard.shard.file.is_remote
+    files = [source.file for source in shard.sources]
+    return any(file.is_remote for file in (files if isinstance(shard, BuiltShard) else [*files, shard.shard.file]))
 
 
 def _header(shard: LinkedShard | BuiltShard) -> bytes:

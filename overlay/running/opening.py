@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from overlay.core.checkpoint import Checkpoint, Shard, Sidecar
+from overlay.core.checkpoint import Checkpoint, Shard, Sidecar, TensorSource
 from overlay.core.composing import compose
 from overlay.core.deriving import Derived, derive
 from overlay.core.parts import Composition, FileInput, GraftInput, Layer
@@ -20,11 +19,12 @@ from overlay.formats.header import HeaderProblem
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Graft, Manifest, ManifestProblems, parse_manifest
 from overlay.formats.names import find_split, lock_path
-from overlay.formats.references import HubReference, parse_reference
-from overlay.running.locating import Places, file_of, locate, open_sound, portable, title_of
+from overlay.formats.references import HubReference, PathReference, StoreReference, parse_reference
+from overlay.running.locating import Places, file_of, locate, locate_repository, open_sound, portable, title_of
 from overlay.storage.files import read_document
-from overlay.storage.hub_cache import find_snapshot
-from overlay.storage.local import read_file, read_header
+from overlay.storage.ranges import equal_ranges
+from overlay.storage.seen import read_file, read_header
+from overlay.storage.stores import is_address, is_file, names_at, path_here
 
 if TYPE_CHECKING:  # imported where a graft has steps
     from overlay.core.recipes.recipe import Context
@@ -103,14 +103,14 @@ def open_manifest(
         InvalidInput: the manifest, the lock or a checkpoint is malformed, or manifests stand on each other in a circle.
         EnvironmentFault: something cannot be read, or a repository is not on this machine.
     """
-    real = os.path.realpath(path)
+    real = path if is_address(path) else os.path.realpath(path)
     if real in below:
         circle = " -> ".join(os.path.basename(p) for p in (*below[below.index(real) :], real))
         problem = f"expected a base that is a checkpoint in the end, found the circle {circle}"
         raise InvalidInput(problem, subject=path, hint="let the lowest of them name a checkpoint as its base")
     manifest = read_manifest(path)
     lock, lock_sha256 = _read_lock(lock_path(path)) if with_lock else (None, None)
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(path if is_address(path) else os.path.abspath(path))
     parent = _parent_manifest(manifest, folder)
     if parent is not None:
         pinned = lock or above
@@ -164,8 +164,8 @@ def open_pair(base: str, graft: str, places: Places, name: str = "") -> Opened:
         Conflict: the repository was made for another base.
         InvalidInput, EnvironmentFault: as `open_manifest`.
     """
-    base_seen = open_sound(base, locate(base, "."), places)
-    graft_seen = open_sound(graft, locate(graft, "."), places, partial=True)
+    base_seen = open_sound(base, locate(base, ".", places), places)
+    graft_seen = open_sound(graft, locate(graft, ".", places), places, partial=True)
     changed = frozenset(_changed_shards(base_seen, graft_seen))
     title = name or title_of(graft)
     derived = derive(base_seen, graft_seen, changed, name=title, refs=(portable(base), portable(graft)))
@@ -178,7 +178,7 @@ def read_manifest(path: str) -> Manifest:
     Raises:
         InvalidInput: it is missing or malformed; every problem is named with line and column.
     """
-    data = read_document(path, yaml_text.MAX_BYTES, "manifest")
+    data = read_document(path_here(path), yaml_text.MAX_BYTES, "manifest")
     try:
         return parse_manifest(data)
     except ManifestProblems as error:
@@ -194,7 +194,7 @@ def _digests(groups: Sequence[Sequence[Layer]]) -> list[list[str]]:
 
 def _parent_manifest(manifest: Manifest, folder: str) -> str | None:
     """The manifest that stands in for a base, when the base's reference is a YAML file."""
-    if manifest.base is None or isinstance(parse_reference(manifest.base), HubReference):
+    if manifest.base is None or is_address(folder) or not isinstance(parse_reference(manifest.base), PathReference):
         return None
     path = os.path.join(folder, os.path.expanduser(manifest.base))
     return path if path.endswith((".yaml", ".yml")) and os.path.isfile(path) else None
@@ -264,7 +264,7 @@ def _open_base(manifest: Manifest, folder: str, places: Places, lock: Lock | Non
         return Checkpoint(label="nothing", root="", index=None, index_file=None, shards={})
     reference = places.base or manifest.base
     commit = lock.base.commit if lock is not None and lock.base is not None and places.base is None else None
-    directory = locate(reference, "." if places.base else folder, commit)
+    directory = locate(reference, "." if places.base else folder, places, commit)
     return open_sound(reference, directory, places)
 
 
@@ -272,7 +272,7 @@ def _open_donor(name: str, reference: str, folder: str, places: Places, lock: Lo
     """A donor may be a diff-only repository, so that it need not be whole; the tensors that are taken must be there."""
     given = places.donors.get(name)
     locked = lock.donors.get(name) if lock is not None and given is None else None
-    directory = locate(given or reference, "." if given else folder, locked.commit if locked else None)
+    directory = locate(given or reference, "." if given else folder, places, locked.commit if locked else None)
     return open_sound(given or reference, directory, places, partial=True)
 
 
@@ -280,8 +280,8 @@ def _built_beside(folder: str, graft: Graft, places: Places) -> dict[str, Shard]
     """The graft's shards, when they lie beside the manifest as they do in a diff-only repository."""
     if graft.tensors is None:
         return {}
-    present = os.listdir(folder) if graft.max_shard_size else [graft.shard]
-    names = [name for name in find_split(graft.shard, present) if os.path.lexists(os.path.join(folder, name))]
+    present = names_at(folder) if graft.max_shard_size else [graft.shard]
+    names = [name for name in find_split(graft.shard, present) if _is_there(os.path.join(folder, name))]
     return {name: _built(folder, name, places) for name in names}
 
 
@@ -298,17 +298,25 @@ def _taken(name: str, reference: str, folder: str, places: Places) -> Sidecar:
     """The file that `reference` means, to be known as `name`."""
     parsed = parse_reference(reference)
     if isinstance(parsed, HubReference):
-        file = file_of(find_snapshot(HubReference(parsed.repo, parsed.revision)), parsed.file, name, places)
+        file = file_of(locate_repository(parsed, places), parsed.file, name, places)
+    elif isinstance(parsed, StoreReference):
+        folder, _, path = parsed.address.rpartition("/")
+        file = file_of(folder, path, name, places)
     else:
         file = file_of(folder, os.path.expanduser(parsed.path), name, places)
     data = read_file(file)
     return Sidecar(file, sha256_of(data), data)
 
 
+def _is_there(path: str) -> bool:
+    """Whether there is anything at a path, a dangling link included, or a file at an address."""
+    return is_file(path) if is_address(path) else os.path.lexists(path)
+
+
 def _read_lock(path: str) -> tuple[Lock | None, str | None]:
-    if not os.path.lexists(path):
+    if not _is_there(path):
         return None, None
-    data = read_document(path, MAX_LOCK_BYTES, "lock")
+    data = read_document(path_here(path), MAX_LOCK_BYTES, "lock")
     try:
         return parse_lock(data), sha256_of(data)
     except LockProblems as error:
@@ -345,4 +353,7 @@ def _same_bytes(one: Shard, other: Shard) -> bool:
         return True
     if one.file.size != other.file.size or one.header.digest != other.header.digest:
         return False
-    return filecmp.cmp(one.file.location, other.file.location, shallow=False)
+    if one.file.stated_sha256 and other.file.stated_sha256 and (one.file.is_remote or other.file.is_remote):
+        return one.file.stated_sha256 == other.file.stated_sha256
+    left, right = (TensorSource(s.file.name, "", (), s.file, 0, s.file.size) for s in (one, other))
+    return equal_ranges(left, right)

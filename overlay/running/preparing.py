@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -13,8 +14,9 @@ from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen
 from overlay.errors import Conflict, InvalidInput, UsageError
 from overlay.formats import strict_json
-from overlay.formats.names import REPOSITORY_MANIFEST, lock_path
-from overlay.running.locating import Places
+from overlay.formats.front_matter import read_front_matter
+from overlay.formats.names import CARD_NAME, REPOSITORY_MANIFEST, lock_path
+from overlay.running.locating import Places, place_of_document
 from overlay.running.locking import hold_against_lock, prove_composition
 from overlay.running.opening import Opened, open_manifest, open_pair, stack
 from overlay.running.proving import Proofs
@@ -22,8 +24,11 @@ from overlay.running.verifying import check_receipt, check_touched
 from overlay.storage.files import read_document
 from overlay.storage.generations import history_folder
 from overlay.storage.linking import LinkMode
+from overlay.storage.seen import MAX_SIDECAR_BYTES
+from overlay.storage.stores import is_address, is_file, is_folder, names_at, path_here
 from overlay.storage.targets import look_at_target
 
+_REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _MAX_PLAN_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -123,27 +128,44 @@ def read_plan(path: str) -> Mapping[str, Any]:
 
 
 def _open_source(source: str, request: Request) -> Opened:
-    if source and not os.path.isdir(source):
-        return open_manifest(source, request.places, engine=request.engine)
-    manifest = manifest_in(source) if source else None
+    place = place_of_document(source, request.places) if source else ""
+    folder = is_folder(place)
+    if source and not folder:
+        confined = request.places.confined or is_address(place)
+        return open_manifest(place, replace(request.places, confined=confined), engine=request.engine)
+    manifest = manifest_in(place) if source else None
     if manifest is not None:
         return open_manifest(manifest, replace(request.places, confined=True), engine=request.engine)
-    base, graft = request.places.base, source or request.graft
+    graft = source or request.graft
+    base = request.places.base or (base_model_of(place) if folder else None)
     if base is None or graft is None:
         raise UsageError(
             "expected a manifest, or both --base and --graft",
             subject=source,
-            hint="overlay apply --base BASE --graft GRAFT -o DIR",
+            hint="overlay apply --base BASE --graft GRAFT -o DIR; a card that names base_model stands for --base",
         )
     return open_pair(base, graft, request.places)
 
 
 def manifest_in(folder: str) -> str | None:
-    """A diff-only repository's manifest: the YAML file whose lock lies beside it, or ``overlay.yaml``."""
-    for name in sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))):
-        if name == REPOSITORY_MANIFEST or os.path.exists(lock_path(os.path.join(folder, name))):
+    """The manifest of a diff-only repository: the YAML file whose lock lies beside it, or ``overlay.yaml``."""
+    for name in sorted(name for name in names_at(folder) if name.endswith((".yaml", ".yml"))):
+        if name == REPOSITORY_MANIFEST or is_file(lock_path(os.path.join(folder, name))):
             return os.path.join(folder, name)
     return None
+
+
+def base_model_of(folder: str) -> str | None:
+    """The base that the card of a repository names, where it names one: ``base_model`` in its front matter.
+
+    Raises:
+        EnvironmentFault: the card cannot be read.
+    """
+    card = os.path.join(folder, CARD_NAME)
+    if not is_file(card):
+        return None
+    named = read_front_matter(read_document(path_here(card), MAX_SIDECAR_BYTES, "card")).get("base_model", "")
+    return f"hf://{named}" if _REPOSITORY.fullmatch(named) else None
 
 
 def require_apart(target: str, roots: Iterable[str]) -> None:
@@ -153,7 +175,7 @@ def require_apart(target: str, roots: Iterable[str]) -> None:
         Conflict: it lies so.
     """
     real, kept = os.path.realpath(target), history_folder(target)
-    for root in roots:
+    for root in (root for root in roots if not is_address(root)):
         if os.path.commonpath([real, root]) in (real, root) or os.path.commonpath([kept, root]) == kept:
             raise Conflict(
                 f"expected a folder apart from {root}, found one that lies in it or around it",

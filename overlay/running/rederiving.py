@@ -33,7 +33,7 @@ def with_donors(opened: Opened, places: Places) -> Places:
     found = {}
     for name in sorted({graft.from_ for graft in manifest.grafts} - places.donors.keys()):
         locked = lock.donors.get(name) if lock is not None else None
-        found[name] = locate(manifest.donors[name], folder, locked.commit if locked is not None else None)
+        found[name] = locate(manifest.donors[name], folder, places, locked.commit if locked is not None else None)
     return replace(places, donors={**found, **places.donors})
 
 

@@ -51,4 +51,4 @@ def _space_for(action: Action, link_mode: str) -> int:
 
 def _allocated(files: Iterable[FileSeen]) -> int:
     """Bytes of disk that files take; 512 is the unit of ``st_blocks``, whatever the file system's blocks are."""
-    return sum(os.stat(file.location).st_blocks * 512 for file in files)
+    return sum(file.size if file.is_remote else os.stat(file.location).st_blocks * 512 for file in files)

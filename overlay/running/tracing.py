@@ -20,8 +20,10 @@ from overlay.formats.receipt import PlacedFile, Receipt
 from overlay.running.inspecting import open_reference, read_configs
 from overlay.running.locating import Places, open_checkpoint
 from overlay.storage.files import read_document
-from overlay.storage.local import file_at, read_header
+from overlay.storage.local import file_at
 from overlay.storage.range_hashing import sha256_of_range
+from overlay.storage.seen import read_header
+from overlay.storage.stores import is_file, path_here
 from overlay.storage.targets import read_receipt
 
 
@@ -71,7 +73,7 @@ def _origin(seen: Checkpoint, at: TensorSource, receipt: Receipt | None, lock: s
     placed = receipt.files.get(at.file.name) if receipt is not None else None
     if receipt is None:
         beside = os.path.join(seen.root, lock_path(REPOSITORY_MANIFEST))
-        lock = lock or (beside if os.path.isfile(beside) else "")
+        lock = lock or (beside if is_file(beside) else "")
         if lock:  # a repository that was built: its lock says what its shards are made of
             return _donated(Origin(kind="graft", link=link, commit=commit), at, None, lock, [])
     if receipt is None or placed is None:
@@ -190,7 +192,7 @@ def _in_file(path: str, name: str, tensor: str) -> Held | None:
 def _read_lock(path: str) -> tuple[Lock, str]:
     """The lock at `path`, or beside the manifest at `path`, and the digest of its text."""
     beside = path if path.endswith(".json") else lock_path(path)
-    data = read_document(beside, MAX_LOCK_BYTES, "lock")
+    data = read_document(path_here(beside), MAX_LOCK_BYTES, "lock")
     try:
         return parse_lock(data), sha256_of(data)
     except LockProblems as problems:

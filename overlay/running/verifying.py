@@ -27,8 +27,10 @@ from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.files import read_document
 from overlay.storage.hashing import hash_file
 from overlay.storage.links import resolve, roots_for
-from overlay.storage.local import MAX_SIDECAR_BYTES, file_at, read_file
+from overlay.storage.local import file_at
 from overlay.storage.proofs import ProofStore
+from overlay.storage.seen import MAX_SIDECAR_BYTES, read_file
+from overlay.storage.stores import names_at
 from overlay.storage.targets import look_at_target
 
 if TYPE_CHECKING:
@@ -166,8 +168,8 @@ def verify_directory(
         files = [shard.file for shard in seen.shards.values()]
         wrong, hashed = check_content(files, expected, reporter, jobs)
         findings += wrong
-        compared = sum(file.name in expected for file in files)
-        uncompared = tuple(file.name for file in files if file.name not in expected)
+        compared = sum(file.name in expected and not file.is_remote for file in files)
+        uncompared = tuple(file.name for file in files if file.name not in expected or file.is_remote)
     return Verdict(
         subject=label,
         level=level,
@@ -273,7 +275,7 @@ def _check_behind_links(target: TargetSeen, receipt: Receipt, damaged: AbstractS
 
 def _check_unlisted(seen: Checkpoint) -> list[Finding]:
     """Whether shards lie there without an index; their names tell it, before any header is read."""
-    names = os.listdir(seen.root)
+    names = names_at(seen.root)
     if INDEX_NAME in names or SINGLE_NAME in names:
         return []
     return list(check_unlisted(name for name in names if name.endswith(SHARD_SUFFIX)))
@@ -313,7 +315,7 @@ def check_gaps(seen: Checkpoint) -> list[Finding]:
     """Whether the numbers of the shards have gaps; a manifest may drop whole shards, so that what overlay made may."""
     if _is_difference(seen) or os.path.lexists(os.path.join(seen.root, RECEIPT_NAME)):
         return []
-    present = os.listdir(seen.root)
+    present = names_at(seen.root)
     if seen.index is not None:
         return check_series(seen.index.shards(), present)
     return check_series([n for n in present if n.endswith(SHARD_SUFFIX)] if SINGLE_NAME not in present else [], present)
@@ -336,14 +338,21 @@ def _expected(seen: Checkpoint, receipt: Receipt | None) -> dict[str, str]:
 def check_content(
     files: list[FileSeen], expected: Mapping[str, str], reporter: Reporter, jobs: int
 ) -> tuple[list[Finding], int]:
-    """The files whose sha256 is not the expected one, where one is, and how many bytes were read."""
-    digests = hash_afresh(files, reporter, jobs)
+    """The files whose sha256 is not the expected one, where one is, and how many bytes were read.
+
+    A file elsewhere counts by the sha256 that its store states: who wants to see its bytes fetches it.
+    """
+    digests = hash_afresh([file for file in files if not _is_stated(file)], reporter, jobs)
     findings = []
     for file in files:
-        found = digests[file.location].sha256
+        found = file.stated_sha256 if _is_stated(file) else digests[file.location].sha256
         if expected.get(file.name, found) != found:
             findings.append(mismatch(file, expected[file.name], found))
     return findings, sum(digest.size for digest in digests.values())
+
+
+def _is_stated(file: FileSeen) -> bool:
+    return file.is_remote and bool(file.stated_sha256)
 
 
 _SAID_BETTER: Final = {

@@ -57,8 +57,8 @@ def verify_manifest(
         tensors=composition.tensors,
         data_bytes=composition.total_size,
         hashed_bytes=hashed,
-        compared=len(named) if level == "content" else 0,
-        uncompared=tuple(file.name for file in files if level != "content" or file.name not in named),
+        compared=sum(f.name in named and not f.is_remote for f in files) if level == "content" else 0,
+        uncompared=tuple(f.name for f in files if level != "content" or f.name not in named or f.is_remote),
         derived=sum(s.origin == "graft" for s in composition.shards) if donors and level == "content" else 0,
     )
 

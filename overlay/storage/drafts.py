@@ -46,6 +46,13 @@ class Drafts:
                 os.unlink(path)
         return self._path(shard)
 
+    def resume(self, shard: str) -> str:
+        """The path for a shard that is going to be fetched; what an interrupted fetch left there stays for it."""
+        os.makedirs(self.folder, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._note(shard))
+        return self._path(shard)
+
     def finish(self, shard: str, recipe: str, made: Mapping[str, Any]) -> None:
         """Note that a shard is whole: it was fsynced by whoever wrote it."""
         fingerprint = list(fingerprint_of(os.lstat(self._path(shard)))[:4])

@@ -19,6 +19,7 @@ from overlay.core.progress import Advance
 from overlay.errors import EnvironmentFault
 from overlay.formats.digest import Digests
 from overlay.storage.files import fingerprint_of, hint_for_errno, open_regular
+from overlay.storage.streams import read_range
 
 BLOCK: Final = 1 << 20
 """Bytes a read; larger blocks leave the processor's cache, smaller ones cost calls."""
@@ -43,6 +44,14 @@ def hash_file(file: FileSeen, advance: Advance, stop: threading.Event | None = N
     sha, xxh = hashlib.sha256(), xxhash.xxh3_128()
     buffer = memoryview(bytearray(BLOCK))
     done = 0
+    if file.is_remote:
+        for piece in read_range(file, 0, file.size):
+            sha.update(piece)
+            xxh.update(piece)
+            advance(len(piece))
+            if stop is not None and stop.is_set():
+                raise Stopped
+        return Digests(file.size, sha.hexdigest(), xxh.hexdigest())
     try:
         with open_regular(file.location) as descriptor:
             while count := os.readv(descriptor, [buffer]):

@@ -21,15 +21,31 @@ def cache_root() -> str:
     return os.environ.get("HF_HUB_CACHE") or os.path.join(os.path.expanduser(home), "hub")
 
 
+def is_offline() -> bool:
+    """Whether the user forbids the network, by the variables that the Hub client reads."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def repository_folder(repo: str) -> str:
+    """The cache's folder for a repository ``org/name``, whether or not it is there."""
+    return os.path.join(cache_root(), "models--" + repo.replace("/", "--"))
+
+
+def snapshot_folder(repo: str, commit: str) -> str:
+    """The cache's folder for a commit of a repository, whether or not it is there."""
+    return os.path.join(repository_folder(repo), "snapshots", commit)
+
+
 def find_snapshot(reference: HubReference, commit: str | None = None) -> str:
     """The snapshot folder of `reference`, at the locked `commit` where there is one.
 
     Raises:
         EnvironmentFault: the cache does not hold it.
     """
-    folder = os.path.join(cache_root(), "models--" + reference.repo.replace("/", "--"))
+    folder = repository_folder(reference.repo)
     revision = commit or reference.revision or "main"
-    wanted = revision if _COMMIT.fullmatch(revision) else _read_ref(folder, revision)
+    wanted = revision if _COMMIT.fullmatch(revision) else read_ref(reference.repo, revision)
     path = os.path.join(folder, "snapshots", wanted)
     if not wanted or not os.path.isdir(path):
         raise EnvironmentFault(
@@ -40,11 +56,13 @@ def find_snapshot(reference: HubReference, commit: str | None = None) -> str:
     return path
 
 
-def _read_ref(folder: str, revision: str) -> str:
+def read_ref(repo: str, revision: str) -> str:
+    """The commit that a branch or tag meant when the Hub client last asked; "" where it never did."""
     if ".." in revision.split("/"):
         return ""
+    path = os.path.join(repository_folder(repo), "refs", *revision.split("/"))
     try:
-        with open(os.path.join(folder, "refs", *revision.split("/")), encoding="ascii", errors="replace") as stream:
+        with open(path, encoding="ascii", errors="replace") as stream:
             text = stream.read(100).strip()
     except OSError:
         return ""

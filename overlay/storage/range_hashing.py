@@ -11,6 +11,7 @@ from overlay.core.checkpoint import TensorSource
 from overlay.core.progress import Advance
 from overlay.errors import EnvironmentFault
 from overlay.storage.files import fingerprint_of, hint_for_errno, open_regular
+from overlay.storage.streams import read_range
 
 _BLOCK: Final = 1 << 20
 
@@ -22,6 +23,11 @@ def sha256_of_range(source: TensorSource, advance: Advance) -> str:
         EnvironmentFault: the file cannot be read to the range's end, or changed since its header was read.
     """
     digest = hashlib.sha256()
+    if source.file.is_remote:
+        for piece in read_range(source.file, source.begin, source.end):
+            digest.update(piece)
+            advance(len(piece))
+        return digest.hexdigest()
     try:
         with open_regular(source.file.location) as descriptor:
             at = source.begin

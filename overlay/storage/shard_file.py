@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from overlay.core.checkpoint import FileSeen, TensorSource
@@ -46,6 +46,7 @@ class ShardFile:
             Conflict: the donor's shard is no longer the one that was seen.
             EnvironmentFault: the system refuses.
         """
+        source = donors.here(source)
         descriptor = donors.descriptor_of(source.file)
         with _explaining(self._path):
             copy_bytes(descriptor, self._descriptor, source.begin, source.end, offset, advance)
@@ -85,11 +86,20 @@ def new_shard(path: str, header: bytes, size: int) -> Iterator[ShardFile]:
         os.close(descriptor)
 
 
-class Donors(ExitStack):
-    """The shards of donors, each opened when it is first needed, for any number of threads; a context."""
+Here = Mapping[tuple[str, int], TensorSource]
+"""Location and begin of a tensor elsewhere, to the same tensor in a file of this machine."""
 
-    def __init__(self) -> None:
+
+class Donors(ExitStack):
+    """The shards of donors, each opened when it is first needed, for any number of threads; a context.
+
+    Args:
+        here: tensors that were fetched.
+    """
+
+    def __init__(self, here: Here | None = None) -> None:
         super().__init__()
+        self._here = here or {}
         self._lock = threading.Lock()
         self._opened: dict[str, tuple[FileSeen, int]] = {}
 
@@ -108,6 +118,10 @@ class Donors(ExitStack):
                 self._opened[file.location] = file, descriptor
             return self._opened[file.location][1]
 
+    def here(self, source: TensorSource) -> TensorSource:
+        """`source`, where it is on this machine."""
+        return self._here.get((source.file.location, source.begin), source)
+
     def read_into(self, source: TensorSource, memory: memoryview) -> None:
         """Read the bytes of `source` into `memory`, which is as long.
 
@@ -115,6 +129,7 @@ class Donors(ExitStack):
             Conflict: the file is no longer the one that was seen.
             EnvironmentFault: it cannot be read.
         """
+        source = self.here(source)
         descriptor = self.descriptor_of(source.file)
         at = source.begin
         while at < source.end:
@@ -127,6 +142,7 @@ class Donors(ExitStack):
             Conflict: the file is no longer the one that was seen.
             EnvironmentFault: it cannot be read.
         """
+        source = self.here(source)
         descriptor = self.descriptor_of(source.file)
         _read(descriptor, source.file.name, source.begin, source.end, see)
 
@@ -136,6 +152,7 @@ class Donors(ExitStack):
         Raises:
             Conflict, EnvironmentFault: as `descriptor_of`.
         """
+        source = self.here(source)
         descriptor, length = self.descriptor_of(source.file), source.end - source.begin
         if length:  # none would mean all of the file
             os.posix_fadvise(descriptor, source.begin, length, os.POSIX_FADV_WILLNEED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +23,7 @@ from overlay.core.progress import Advance
 from overlay.errors import Conflict, EnvironmentFault
 from overlay.formats.digest import Digests
 from overlay.storage.files import fingerprint_of, hint_for_errno, open_regular
+from overlay.storage.streams import Streams
 
 BLOCK: Final = 1 << 20
 _SHARED_BLOCK: Final = 4096
@@ -158,20 +159,16 @@ def _stream(target: int | None, header: bytes, sources: Iterable[TensorSource], 
         write_all(target, header, 0)
     at = len(header)
     tensors: dict[str, str] = {}
-    buffer = memoryview(bytearray(BLOCK))
-    with _Sources() as opened:
-        for source in sources:
-            descriptor = opened.descriptor_of(source.file)
+    wanted = tuple(sources)
+    with _Sources(wanted) as opened:
+        for source in wanted:
             tensor_xxh = xxhash.xxh3_128()
-            position, end = source.begin, source.end
-            while position < end:
-                count, block = _next_block(descriptor, position, end, buffer)
+            for count, block in opened.blocks(source):
                 if target is not None and block is not None:
                     write_all(target, block, at)
                 seen = _ZEROS[:count] if block is None else block
                 for digest in (file_sha, file_xxh, tensor_xxh):
                     digest.update(seen)
-                position += count
                 at += count
                 advance(count)
             tensors[source.name] = tensor_xxh.hexdigest()
@@ -195,10 +192,29 @@ def _next_block(descriptor: int, position: int, end: int, buffer: memoryview) ->
 class _Sources(ExitStack):
     """The donor's shards: each opened when its turn comes, and closed when the next one's does."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Sequence[TensorSource] = ()) -> None:
         super().__init__()
         self._file: FileSeen | None = None
         self._descriptor = -1
+        self._buffer = memoryview(bytearray(BLOCK))
+        self._streams = Streams([source for source in sources if source.file.is_remote])
+
+    def blocks(self, source: TensorSource) -> Iterator[tuple[int, memoryview | None]]:
+        """The bytes of `source` in pieces: their count, and the bytes themselves or None for a hole.
+
+        Raises:
+            Conflict: a file is no longer the one that was seen.
+            EnvironmentFault, Mismatch: one elsewhere cannot be had, or is no longer the one that was listed.
+        """
+        if source.file.is_remote:
+            yield from ((len(block), block) for block in self._streams.blocks(source))
+            return
+        descriptor = self.descriptor_of(source.file)
+        position = source.begin
+        while position < source.end:
+            count, block = _next_block(descriptor, position, source.end, self._buffer)
+            yield count, block
+            position += count
 
     def descriptor_of(self, file: FileSeen) -> int:
         """A descriptor on `file`.

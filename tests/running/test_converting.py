@@ -29,7 +29,8 @@ from overlay.formats.header_text import render_header
 from overlay.formats.manifest import Limits, parse_manifest
 from overlay.running.converting import MIB, Conversion, Converted, Loss, convert, require_accuracy
 from overlay.storage.hashing import hash_file
-from overlay.storage.local import file_at, read_header
+from overlay.storage.local import file_at
+from overlay.storage.seen import read_header
 from overlay.storage.shard_file import Donors
 from tests.transforms.support import hostile, same
 
@@ -630,7 +631,8 @@ from overlay.core.recipes.recipe import plan_recipe
 from overlay.formats.header_text import render_header
 from overlay.formats.steps import QuantizePacked, QuantizeStep
 from overlay.running.converting import Conversion, convert
-from overlay.storage.local import file_at, read_header
+from overlay.storage.local import file_at
+from overlay.storage.seen import read_header
 
 file = file_at(sys.argv[1], "donor.safetensors")
 shard = Shard(file, read_header(file))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from overlay.core.codes.drafts import DRAFT_CODES
+from overlay.core.codes.engines import ENGINE_CODES
 from overlay.core.codes.index import INDEX
 from overlay.core.codes.links import LINKS
 from overlay.core.codes.locks import LOCKS
@@ -18,4 +20,7 @@ from overlay.core.codes.sidecars import SIDECARS
 
 __all__ = ["CODES", "Meaning", "Severity"]
 
-CODES: Final[dict[str, Meaning]] = {**SHARDS, **INDEX, **SIDECARS, **LINKS, **LOCKS, **SECURITY}
+CODES: Final[dict[str, Meaning]] = {
+    **{**SHARDS, **INDEX, **SIDECARS, **LINKS, **LOCKS, **SECURITY},
+    **{**DRAFT_CODES, **ENGINE_CODES},
+}

@@ -69,4 +69,40 @@ LOCKS: Final[dict[str, Meaning]] = {
         "overlay undo brings the newest of them back",
         detail="The folder was removed by hand; the trees that it was before lie beside it.",
     ),
+    "LCK010": Meaning(
+        _E,
+        "what would be published is not pinned",
+        "overlay lock DIR --level content (with --upgrade after a change of the manifest), then publish again",
+        detail="There is no lock, it is the lock of another manifest, or it states no commit of the base or no digest of a "
+        "shard. Readers of the repository could not tell whether they have what was meant.",
+    ),
+    "LCK011": Meaning(
+        _E,
+        "a place that only this machine knows",
+        "name it as hf://org/name in the manifest, then overlay lock DIR --upgrade",
+        detail="A path of this machine in a published manifest or lock leads nowhere for its readers, and tells them how "
+        "folders are called here. A base or donor has to be somewhere that they can reach.",
+    ),
+    "LCK012": Meaning(
+        _W,
+        "the base moved on since the lock",
+        "nothing has to be done: the lock pins the commit; overlay lock --upgrade takes the new one",
+        detail="The branch that the manifest names has a newer commit. It may hold what the overlay adds, or mend what it "
+        "works around.",
+    ),
+    "LCK013": Meaning(
+        _E,
+        "a shard of the base that the Hub cannot copy on its side",
+        "publish the difference, without --full; or apply it, and upload the folder: hf upload ORG/NAME DIR",
+        detail="The Hub copies files that it keeps in chunks (Xet). A file without a chunk hash, or one that overlay has to "
+        "write anew because tensors are left out of it, would have to be uploaded.",
+        references=("https://huggingface.co/docs/huggingface_hub/guides/upload",),
+    ),
+    "LCK014": Meaning(
+        _E,
+        "a file that the manifest or the lock names is missing or unreadable",
+        "put it there, or build the repository again: overlay build MANIFEST -o DIR",
+        detail="Shards of grafts, sidecars that are taken from beside the manifest, keep lists, and what stands under "
+        "evidence are published with it.",
+    ),
 }

@@ -110,4 +110,36 @@ SECURITY: Final[dict[str, Meaning]] = {
         "listed shard to have other weights loaded.",
         references=(f"{GITHUB}/vllm-project/vllm/issues/40765", f"{GITHUB}/sgl-project/sglang/pull/17166"),
     ),
+    "SEC011": Meaning(
+        _E,
+        "what looks like a secret stands in a file that would be published",
+        "take it out, and revoke it where it was ever shared",
+        detail="Tokens of the Hub, of GitHub and of other services, keys of Amazon and private keys are known by their form. "
+        "What was published once stays in the repository's history.",
+        references=("https://huggingface.co/docs/hub/security-secrets",),
+    ),
+    "SEC012": Meaning(
+        _E,
+        "a file that the manifest does not name",
+        "move it away, name it under files or evidence, or leave it out with --allow SEC012",
+        detail="publish uploads what the manifest describes, and nothing that only happens to lie beside it: dot files, "
+        "notes, other people's weights.",
+    ),
+    "SEC013": Meaning(
+        _E,
+        "published without a licence",
+        "write license: … into the manifest, or into the front matter of README.md",
+        detail="Without a licence nobody but its author may use what is published, and nobody can tell whether base and "
+        "donors allow it.",
+        references=("https://huggingface.co/docs/hub/repositories-licenses",),
+    ),
+    "SEC014": Meaning(
+        _E,
+        "a licence that the base or a donor may not allow",
+        "publish under the same licence; --allow SEC014 where you have looked and may publish",
+        detail="A permissive licence (MIT, Apache 2.0, BSD, …) lets what is derived have another one, every other licence "
+        "is taken to ask for the same again, and a repository without one allows nothing. The comparison is of the names in "
+        "the cards' front matter: it reads no licence text, and is no legal advice.",
+        references=("https://huggingface.co/docs/hub/repositories-licenses",),
+    ),
 }

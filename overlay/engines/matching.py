@@ -1,0 +1,138 @@
+"""Matching: what an engine's quantisation makes of one module, by its declaration and the name that the engine gives it.
+
+Sources: vLLM 0.33 `modelopt.py:191-226` (exact with fused parts, plain substring, fnmatch), `compressed_tensors/utils.py`
+(exact or ``re:``; fused parts must agree), `fp8.py`; compressed-tensors 0.20 `match_targets`.  The rules themselves are in
+`formats.quantization_config`; here are the names that engines ask about: fused modules, experts, and other prefixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Final, NamedTuple
+
+from overlay.formats.module_regex import RegexProblem
+from overlay.formats.quantization_config import (
+    LINEAR,
+    QuantizationConfig,
+    QuantizationConfigProblems,
+    parse_quantization_config,
+)
+from overlay.formats.weight_schemes import WeightScheme
+
+FUSED: Final[dict[str, tuple[str, ...]]] = {
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa"),
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+}
+"""The parameter that an engine builds, to the modules that are stacked in it."""
+
+_PART_OF: Final = {part: fused for fused, parts in FUSED.items() for part in parts}
+
+
+class Decision(NamedTuple):
+    """What a declaration says about a module."""
+
+    scheme: WeightScheme | None
+    """None: not quantised."""
+    agreed: bool = True
+    """False: parts of one fused module are declared differently, and engines refuse."""
+
+
+UNQUANTISED: Final = Decision(None)
+
+
+class Matcher:
+    """A declaration, ready to be asked about modules."""
+
+    def __init__(self, declared: Mapping[str, Any] | None) -> None:
+        self.method = str(declared.get("quant_method") or "") if declared else ""
+        self.algorithm = str(declared.get("quant_algo") or "") if declared else ""
+        self.problem = ""
+        self.rules: QuantizationConfig | None = None
+        if declared is not None:
+            try:
+                self.rules = parse_quantization_config(declared)
+            except QuantizationConfigProblems as problems:
+                self.problem = problems.lines[0]
+        self._known: dict[str, Decision] = {}
+        self._entries = tuple(entry for entry in self.rules.ignore if entry) if self.rules else ()
+        self._wild = tuple(entry for entry in self._entries if any(sign in entry for sign in "*?["))
+
+    @property
+    def quantises(self) -> bool:
+        """Whether anything is declared."""
+        return self.rules is not None or bool(self.problem)
+
+    @property
+    def understood(self) -> bool:
+        """Whether decisions can be made; an absent declaration is understood."""
+        return not self.problem
+
+    @property
+    def is_fp4(self) -> bool:
+        """Whether SGLang calls it ``modelopt_fp4``."""
+        return self.method.startswith("modelopt") and "FP4" in self.algorithm and "MIXED" not in self.algorithm
+
+    def decide(self, module: str) -> Decision:
+        """What is said about the weight of `module`, named by the engine's prefix and the checkpoint's last part."""
+        if self.rules is None:
+            return UNQUANTISED
+        known = self._known.get(module)
+        if known is None:
+            known = self._known[module] = self._decide(module)
+        return known
+
+    def decide_experts(self, path: str, projections: Sequence[str]) -> Decision:
+        """What is said about all routed experts at `path`: engines ask about the first one, or about the path itself."""
+        if self.rules is None:
+            return UNQUANTISED
+        if self.method == "modelopt":
+            return UNQUANTISED if self._excluded(path) else self._scheme(f"{path}.0.{projections[0]}", listed=True)
+        found = {self._scheme(f"{path}.0.{projection}") for projection in projections}
+        return next(iter(found)) if len(found) == 1 else Decision(None, False)
+
+    def names(self, module: str) -> list[str]:
+        """The entries that leave `module` out, for messages."""
+        return [entry for entry in self._entries if self._hits(entry, module)]
+
+    def _decide(self, module: str) -> Decision:
+        head, _, last = module.rpartition(".")
+        fused = _PART_OF.get(last)
+        if fused is None:
+            return UNQUANTISED if self.method == "modelopt" and self._excluded(module) else self._scheme(module)
+        parts = tuple(f"{head}.{part}" for part in FUSED[fused])
+        if self.method == "modelopt":
+            if self._excluded(f"{head}.{fused}") or self._all_excluded(parts):
+                return UNQUANTISED
+            return self._scheme(module, listed=True)
+        found = {self._scheme(part) for part in parts}
+        return self._scheme(module) if len(found) == 1 else Decision(None, False)
+
+    def _scheme(self, module: str, *, listed: bool = False) -> Decision:
+        assert self.rules is not None  # what asks was asked after it
+        try:
+            found = self.rules.scheme_for(module, LINEAR)
+        except RegexProblem:
+            return UNQUANTISED
+        if found is None and listed:  # a fused module whose part alone is named: the engine does not see the name
+            found = next((group.scheme for group in self.rules.groups if LINEAR in group.targets), None)
+        return Decision(found)
+
+    def _all_excluded(self, parts: Sequence[str]) -> bool:
+        entries = set(self._entries)
+        return all(part in entries for part in parts)
+
+    def _excluded(self, prefix: str) -> bool:
+        """ModelOpt: the name, a part of the name, or a pattern (`modelopt.py:191-226`)."""
+        if any(entry in prefix for entry in self._entries):
+            return True
+        return any(fnmatchcase(prefix, entry) for entry in self._wild)
+
+    def _hits(self, entry: str, module: str) -> bool:
+        assert self.rules is not None  # as above
+        if self.method == "modelopt":
+            return entry in module or fnmatchcase(module, entry)
+        if entry.startswith("re:"):
+            return self.rules.scheme_for(module, LINEAR) is None
+        return entry == module

@@ -1,0 +1,123 @@
+"""Outcomes: what each engine does with a tensor that is not what it builds.
+
+==================  ==========================================  ===============================  ==========================
+a tensor is         vLLM                                        SGLang                           transformers
+==================  ==========================================  ===============================  ==========================
+missing             says nothing; unquantised: ValueError for   says nothing                     a warning; an expert:
+                    norms and what no quantiser touches                                          RuntimeError
+unknown             KeyError; a bias: nothing                   a warning; part of a stacked     nothing
+                                                                linear: KeyError; GLM-4: nothing
+of another shape    AssertionError; smaller, of an expert,      an error                         RuntimeError
+                    since 0.20: says nothing
+of another dtype    says nothing                                says nothing                     says nothing
+==================  ==========================================  ===============================  ==========================
+
+Sources: vLLM 0.33 `deepseek_mtp.py:400-537`, `default_loader.py:510-572`; SGLang 0.5.23 `deepseek_weight_loader.py:390, 528`,
+`glm4_moe.py:1195-1238`; transformers 5.23 `modeling_utils.py`, `modeling_layers.py` (`MtpModel`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from overlay.engines.comparing import FLOATS, Trouble
+from overlay.engines.families import Family
+from overlay.engines.remarks import Effect
+from overlay.engines.simulating import Gap
+from overlay.engines.versions import Engine
+
+Stage = Literal["target", "draft"]
+
+_WORST: Final[dict[Effect, int]] = {"none": 0, "wrong": 1, "absent": 1, "refuses": 2}
+_STACKED: Final = ("gate_proj", "up_proj")
+_FUSED_EXPERTS: Final = (256, 384)
+"""Numbers of routed experts with which SGLang makes one shared expert an expert more (`deepseek_v2.py:3325-3394`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an outcome depends on besides the gap."""
+
+    engine: Engine
+    family: Family
+    stage: Stage
+    quantised: bool
+    """Whether the engine goes by a declaration of quantisation; vLLM checks completeness only without one."""
+    experts: int = 0
+    shared_experts: int = 0
+
+
+def outcome(gap: Gap, setting: Setting) -> tuple[Effect, str]:
+    """What the engine does with `gap`: the worst of its tensors, and the words that a person sees, if any."""
+    if not gap.agreed:
+        return "refuses", "ValueError: Found different quantization schemes for the shards of a fused module"
+    found = [_OUTCOMES[setting.engine.name](gap, trouble, setting) for trouble in gap.troubles]
+    return max(found, key=lambda entry: _WORST[entry[0]], default=("none", ""))
+
+
+def _vllm(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
+    if trouble.kind == "unexpected":
+        return ("none", "") if trouble.suffix == "bias" else ("refuses", f"KeyError: …{_last(gap)}.{trouble.suffix}")
+    if trouble.kind == "missing":
+        tracked = gap.slot is not None and (gap.slot.role == "norm" or gap.path == "eh_proj")
+        if tracked and not setting.quantised:
+            return "refuses", "ValueError: Following weights were not initialized from checkpoint"
+        return "wrong", "silent: the weight stays as it was initialised"
+    if trouble.kind == "dtype":
+        return "wrong", "silent: the bytes are taken for numbers of another dtype"
+    if trouble.kind == "smaller" and gap.is_expert and setting.engine.within(since="0.20.0"):
+        return "wrong", "silent: part of the expert's weight is filled"
+    return "refuses", "AssertionError or RuntimeError: the shape of a weight differs"
+
+
+def _sglang(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
+    if trouble.kind == "unexpected":
+        stacked = not gap.is_expert and gap.path.endswith(_STACKED)
+        if setting.family.sglang_loader == "deepseek" and stacked and not _is_fused(gap, setting):
+            return "refuses", f"KeyError: …gate_up_proj.{trouble.suffix}"
+        return "none", "a warning: not found in params_dict"
+    if trouble.kind == "missing":
+        return "wrong", "silent: the weight stays as it was initialised"
+    if trouble.kind == "dtype":
+        return "wrong", "silent: the bytes are taken for numbers of another dtype"
+    return "refuses", "RuntimeError or AssertionError: the size of a tensor must match"
+
+
+def _is_fused(gap: Gap, setting: Setting) -> bool:
+    """Whether the shared expert is one of the routed ones."""
+    return "shared_experts" in gap.path and setting.shared_experts == 1 and setting.experts in _FUSED_EXPERTS
+
+
+def _transformers(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
+    if trouble.kind == "unexpected":
+        return "none", ""
+    if trouble.kind == "missing":
+        if setting.stage == "draft":
+            return "refuses", "RuntimeError: MtpModel weights are missing"
+        if gap.is_expert:
+            return "refuses", "RuntimeError: converting the experts failed"
+        return "wrong", "a warning: newly initialized"
+    if trouble.kind == "dtype":
+        if gap.is_expert and trouble.found.split(" ")[0] not in FLOATS:
+            return "refuses", "RuntimeError: converting the experts failed"
+        return "wrong", "silent: the numbers are cast"
+    return "refuses", "RuntimeError: size mismatch"
+
+
+def _none(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
+    return "none", ""
+
+
+_OUTCOMES: Final[dict[str, Callable[[Gap, Trouble, Setting], tuple[Effect, str]]]] = {
+    "vllm": _vllm,
+    "sglang": _sglang,
+    "transformers": _transformers,
+    "llama.cpp": _none,
+    "mlx": _none,
+}
+
+
+def _last(gap: Gap) -> str:
+    return gap.path.rpartition(".")[2] if not gap.is_expert else "routed_experts"

@@ -1,0 +1,128 @@
+"""Fetching: bring to this machine what a plan links, trims or converts and what lies elsewhere; nothing more.
+
+Whole shards go where every tool of the machine finds them, the Hub's cache.  Tensors of a graft are fetched as ranges,
+straight into the new shard.  What a recipe reads is fetched into a shard of its own first, which is kept until the
+conversion is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final
+
+from overlay.core.checkpoint import Checkpoint, FileSeen, Shard, TensorSource
+from overlay.core.grafting import BUILT_METADATA
+from overlay.core.parts import BuiltShard, Composition, GraftInput, Layer, LinkedShard, TrimmedShard
+from overlay.core.planning import recipe_digest
+from overlay.core.progress import Advance, Reporter
+from overlay.formats.digest import sha256_of
+from overlay.formats.header_text import layout_order, render_header
+from overlay.running.opening import Opened
+from overlay.storage.drafts import Drafts
+from overlay.storage.fetching import fetch_shard
+from overlay.storage.local import file_at
+from overlay.storage.shard_file import Here
+from overlay.storage.shard_writer import WrittenShard
+from overlay.storage.stores import download
+
+_AT_ONCE: Final = 4
+"""Files that are fetched at once; the Hub's client opens several connections for each."""
+
+
+def whole_files(composition: Composition) -> list[FileSeen]:
+    """The shards elsewhere that are linked, copied or trimmed."""
+    parts = (part for part in composition.shards if isinstance(part, LinkedShard | TrimmedShard))
+    return list({part.shard.file.location: part.shard.file for part in parts if part.shard.file.is_remote}.values())
+
+
+def fetch_files(files: Iterable[FileSeen], reporter: Reporter) -> dict[str, FileSeen]:
+    """Address to file of this machine, for every one of `files`.
+
+    What is here already is not fetched again; what was fetched was compared with the sha256 that its listing states.
+
+    Raises:
+        EnvironmentFault: one cannot be fetched; those that were stay.
+        Mismatch: the bytes are not what the listing states.
+    """
+    wanted = list(files)
+    with (
+        reporter.task("fetching", sum(file.size for file in wanted)) as advance,
+        ThreadPoolExecutor(_AT_ONCE) as pool,
+    ):
+        futures = {file.location: pool.submit(download, file, advance) for file in wanted}
+        try:
+            return {location: future.result() for location, future in futures.items()}
+        finally:
+            for future in futures.values():
+                future.cancel()
+
+
+def with_files(opened: Opened, here: Mapping[str, FileSeen]) -> Opened:
+    """`opened`, with files of this machine in the place of those elsewhere."""
+
+    def layer(entry: Layer) -> Layer:
+        return replace(entry, grafts=tuple(map(graft, entry.grafts)))
+
+    def graft(entry: GraftInput) -> GraftInput:
+        donor = _with_files(entry.donor, here) if entry.donor is not None else None
+        built = {name: _moved(shard, here) for name, shard in entry.built.items()}
+        return replace(entry, donor=donor, built=built)
+
+    return replace(
+        opened,
+        base=_with_files(opened.base, here),
+        donors={name: _with_files(donor, here) for name, donor in opened.donors.items()},
+        groups=tuple(tuple(map(layer, group)) for group in opened.groups),
+    )
+
+
+def lies_elsewhere(part: BuiltShard) -> bool:
+    """Whether anything that a new shard is made from lies on another machine."""
+    return any(source.file.is_remote for source in part.sources)
+
+
+def fetch_graft(part: BuiltShard, drafts: Drafts, advance: Advance) -> WrittenShard:
+    """Make the draft of a shard whose tensors are copied from elsewhere; goes on where an earlier run stopped.
+
+    Raises:
+        EnvironmentFault, Mismatch: as `storage.fetching.fetch_shard`; what came so far is kept.
+    """
+    return fetch_shard(drafts.resume(part.name), part.header, part.sources, recipe_digest(part), advance)
+
+
+def fetch_inputs(part: BuiltShard, drafts: Drafts, reporter: Reporter) -> Here:
+    """The tensors that a shard's recipe reads, where they lie after they were fetched; {} where none is elsewhere.
+
+    Raises:
+        EnvironmentFault, Mismatch: as `fetch_graft`.
+    """
+    wanted = {(s.file.location, s.begin): s for s in part.sources if s.file.is_remote}
+    if not wanted:
+        return {}
+    # Two donors may have a tensor of one name.
+    named = [source._replace(name=f"{number}.{source.name}") for number, source in enumerate(wanted.values())]
+    sources = sorted(named, key=lambda source: layout_order(source.name, source.dtype))
+    header = render_header(((s.name, s.dtype, s.shape) for s in sources), BUILT_METADATA)
+    name, recipe = f"inputs-of-{part.name}", sha256_of(f"{recipe_digest(part)}".encode())
+    with reporter.task(f"fetching what {part.name} is made from", sum(s.end - s.begin for s in sources)) as advance:
+        path = drafts.resume(name)
+        fetch_shard(path, header, sources, recipe, advance)
+    file = file_at(path, name)
+    here: dict[tuple[str, int], TensorSource] = {}
+    at = len(header)
+    for source in sources:
+        size = source.end - source.begin
+        here[source.file.location, source.begin] = source._replace(file=file, begin=at, end=at + size)
+        at += size
+    return here
+
+
+def _with_files(seen: Checkpoint, here: Mapping[str, FileSeen]) -> Checkpoint:
+    return replace(seen, shards={name: _moved(shard, here) for name, shard in seen.shards.items()})
+
+
+def _moved(shard: Shard, here: Mapping[str, FileSeen]) -> Shard:
+    file = here.get(shard.file.location)
+    return Shard(replace(file, name=shard.file.name), shard.header) if file is not None else shard

@@ -1,0 +1,170 @@
+"""Publishing to the Hub: ask for a repository's head, and lay one commit on it.
+
+The client does the work: it uploads what is large first, in chunks or by LFS, and a file that arrived in a run that was
+cut off is not sent again; small files travel in the commit itself, which is the last write.  `parent_commit` makes the
+commit fail when somebody else was faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from overlay.errors import Conflict, EnvironmentFault, InvalidInput, OverlayError
+from overlay.formats.references import HubReference, parse_reference
+from overlay.storage.hub.environment import endpoint, require_online
+from overlay.storage.hub.faults import Place, clean, fault_of_error
+from overlay.storage.hub.session import watched
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_STALE: Final = 412
+"""Status of a commit whose parent is not the head any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to put into a repository."""
+
+    path: str
+    source: str | bytes
+    """A path on this machine, the bytes, or ``hf://org/name@<commit>/file`` for a copy that the server makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A commit, or a proposed one."""
+
+    commit: str
+    url: str
+    """Of the commit, or of the pull request."""
+
+
+def find_head(repo: str) -> str | None:
+    """The commit that the repository's main branch means now; None where there is no such repository for this user.
+
+    Costs one request.
+
+    Raises:
+        EnvironmentFault: the Hub cannot be reached, or refuses.
+    """
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    with _explained(repo):
+        try:
+            commit = _api().repo_info(repo, repo_type="model", timeout=30).sha
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            return None
+    if not commit:
+        raise EnvironmentFault("expected the Hub to state a commit, found none", subject=f"hf://{repo}")
+    return commit
+
+
+def create(repo: str, *, private: bool) -> str:
+    """Make the repository, unless it is there; gives back its head.
+
+    Raises:
+        EnvironmentFault: the Hub cannot be reached, or refuses.
+    """
+    with _explained(repo):
+        _api().create_repo(repo, private=private, repo_type="model", exist_ok=True)
+    head = find_head(repo)
+    if head is None:
+        raise EnvironmentFault("expected the repository that was made, found none", subject=f"hf://{repo}")
+    return head
+
+
+def commit(
+    repo: str, files: Sequence[File], *, parent: str, message: str, description: str = "", create_pr: bool, bars: bool
+) -> Made:
+    """Lay one commit with `files` on `parent`, or propose it.
+
+    Nothing of the repository changes before the commit itself, which is the last request.
+
+    Raises:
+        Conflict: the head is not `parent` any more.
+        EnvironmentFault: the Hub cannot be reached, or refuses; a file changed or cannot be read.
+    """
+    operations = list(map(_operation, files))
+    with _explained(repo), _bars(shown=bars):
+        info = _api().create_commit(
+            repo,
+            operations,
+            commit_message=message,
+            commit_description=description,
+            repo_type="model",
+            parent_commit=parent,
+            create_pr=create_pr,
+        )
+    return Made(info.oid, (info.pr_url if create_pr else None) or info.commit_url)
+
+
+def _operation(file: File) -> Any:
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy
+
+    if isinstance(file.source, bytes) or not file.source.startswith("hf://"):
+        return CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=file.source)
+    source = parse_reference(file.source)
+    assert isinstance(source, HubReference)  # it begins with hf://
+    return CommitOperationCopy(
+        src_path_in_repo=source.file,
+        path_in_repo=file.path,
+        src_revision=source.revision,
+        src_repo_id=source.repo,
+        src_repo_type="model",
+    )
+
+
+def _api() -> HfApi:
+    """The client, with what the environment says now; the token is the environment's or the login's."""
+    from huggingface_hub import HfApi
+
+    from overlay import __version__
+
+    return HfApi(endpoint=endpoint(), library_name="checkpoint-overlay", library_version=__version__)
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """What the client complains of, as one of our errors."""
+    place = Place(repo)
+    require_online(str(place))
+    try:
+        with watched():
+            yield
+    except OverlayError:
+        raise
+    except Exception as error:
+        if getattr(getattr(error, "response", None), "status_code", None) == _STALE:
+            problem = "expected the commit that the plan was made from to be the newest, found that it moved"
+            raise Conflict(problem, subject=str(place), hint="run the command again") from None
+        if isinstance(error, ValueError) and "README.md" in str(error):  # the Hub's check of the front matter
+            hint = "mend the front matter of README.md, then run the command again"
+            raise InvalidInput(clean(str(error)), subject=f"{place}/README.md", hint=hint) from None
+        fault = fault_of_error(error, place)
+        if fault is None and (isinstance(error, RuntimeError) or type(error).__module__.startswith("hf_xet")):
+            hint = "run the command again; what was uploaded whole is not sent again"
+            fault = EnvironmentFault(f"expected to upload, found: {clean(str(error))}", subject=str(place), hint=hint)
+        if fault is None:
+            raise
+        raise fault from None
+
+
+@contextmanager
+def _bars(*, shown: bool) -> Iterator[None]:
+    """The client's own progress bars inside, if they are wanted: it reports on uploads in no other way."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

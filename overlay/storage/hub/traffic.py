@@ -1,0 +1,37 @@
+"""How much was asked of the Hub and its storage, in this process."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went over the wire."""
+
+    requests: int = 0
+    """Every hop of a redirect counts; what hf_xet asks of the chunk store does not, since it does not tell."""
+    bytes: int = 0
+    """Of bodies that were received."""
+
+    def __sub__(self, earlier: Traffic) -> Traffic:
+        """What was added since `earlier`."""
+        return Traffic(self.requests - earlier.requests, self.bytes - earlier.bytes)
+
+
+_total = Traffic()
+
+
+def traffic() -> Traffic:
+    """What this process has asked for and received so far."""
+    return _total
+
+
+def count(*, requests: int = 0, received: int = 0) -> None:
+    """Add to the total; any thread may."""
+    global _total
+    with _LOCK:
+        _total = Traffic(_total.requests + requests, _total.bytes + received)
