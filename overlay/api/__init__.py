@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from overlay.api.building import build
     from overlay.api.comparing import audit, diff, write_page
     from overlay.api.explaining import explain_code, trace
+    from overlay.api.launching import launch
     from overlay.api.looking import inspect, verify
     from overlay.api.mending import mend
+    from overlay.api.probing import probe
     from overlay.api.publishing import Publication, publish
     from overlay.running.auditing import Question
     from overlay.running.converting import Conversion
@@ -44,7 +46,9 @@ HOMES: Final = {
     **dict.fromkeys(("audit", "diff", "write_page"), "overlay.api.comparing"),
     **dict.fromkeys(("explain_code", "trace"), "overlay.api.explaining"),
     **dict.fromkeys(("inspect", "verify"), "overlay.api.looking"),
+    "launch": "overlay.api.launching",
     "mend": "overlay.api.mending",
+    "probe": "overlay.api.probing",
     **dict.fromkeys(("Publication", "publish"), "overlay.api.publishing"),
     "Conversion": "overlay.running.converting",
     "Places": "overlay.running.locating",
@@ -69,9 +73,11 @@ __all__ = [
     "init",
     "init_derived",
     "inspect",
+    "launch",
     "lock",
     "mend",
     "plan",
+    "probe",
     "publish",
     "schema",
     "status",

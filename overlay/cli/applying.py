@@ -43,6 +43,7 @@ def plan(
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
+    look_in: tuple[str, ...],
     link: LinkMode,
     engine: str,
     format_: str,
@@ -58,7 +59,7 @@ def plan(
     Example: overlay plan glm-5.2-nvfp4-mtp.yaml -o serve/
     """
     output = chosen_output(format_, as_json, quiet)
-    request = Request(sources=sources, graft=graft, engine=engine, places=places(base, donor, allow_root))
+    request = Request(sources=sources, graft=graft, engine=engine, places=places(base, donor, allow_root, look_in))
     decided = api.plan(request, target, link=link)
     status = os.statvfs(os.path.dirname(decided.target))
     lines = plan_lines(decided, status.f_bavail * status.f_frsize)
@@ -93,6 +94,7 @@ def apply(
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
+    look_in: tuple[str, ...],
     link: LinkMode,
     engine: str,
     level: Literal["headers", "content"],
@@ -117,10 +119,10 @@ def apply(
     """
     if dry_run:
         shared = {"sources": sources, "engine": engine, "target": target, "graft": graft, "base": base, "donor": donor}
-        ctx.invoke(plan, **shared, allow_root=allow_root, link=link, format_=format_, as_json=as_json, quiet=quiet)
+        ctx.invoke(plan, **shared, allow_root=allow_root, look_in=look_in, link=link, format_=format_, as_json=as_json, quiet=quiet)
         return
     output = chosen_output(format_, as_json, quiet)
-    request = Request(sources=sources, graft=graft, engine=engine, places=places(base, donor, allow_root))
+    request = Request(sources=sources, graft=graft, engine=engine, places=places(base, donor, allow_root, look_in))
     saved = read_plan(plan_file) if plan_file is not None else None
     done = api.apply(request, target, link=link, level=level, saved_plan=saved, reporter=Bars())
     document = {

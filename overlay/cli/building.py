@@ -42,6 +42,7 @@ def build(
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
+    look_in: tuple[str, ...],
     format_: str,
     as_json: bool,
     quiet: bool,
@@ -61,6 +62,6 @@ def build(
     """
     output = chosen_output(format_, as_json, quiet)
     how = api.Conversion(jobs=jobs, memory=memory, device=device)
-    where = places(base, donor, allow_root)
+    where = places(base, donor, allow_root, look_in)
     built = api.build(manifest, target, how=how, places=where, reporter=Bars())
     output.show("build", built_document(built), built_lines(built), brief=built.path)

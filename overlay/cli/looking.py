@@ -43,6 +43,7 @@ def verify(
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
+    look_in: tuple[str, ...],
     format_: str,
     as_json: bool,
     quiet: bool,
@@ -68,7 +69,7 @@ def verify(
              overlay verify GLM-5.2-MTP-INT4/ --level content --donors
     """
     output = chosen_output(format_, as_json, quiet)
-    where = places(base, donor, allow_root)
+    where = places(base, donor, allow_root, look_in)
     if donors and (level != "content" or fix is not None):
         raise click.UsageError("expected --donors with --level content, and without --fix")
     if fix is None:

@@ -111,6 +111,7 @@ def lock(
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
+    look_in: tuple[str, ...],
     format_: str,
     as_json: bool,
     quiet: bool,
@@ -126,6 +127,6 @@ def lock(
     Example: overlay lock glm-5.2-nvfp4-mtp.yaml --level headers
     """
     output = chosen_output(format_, as_json, quiet)
-    locked = api.lock(manifest, level=level, upgrade=upgrade, places=places(base, donor, allow_root), reporter=Bars())
+    locked = api.lock(manifest, level=level, upgrade=upgrade, places=places(base, donor, allow_root, look_in), reporter=Bars())
     document = {"file": locked.path, "written": locked.written, "lock": locked.lock.model_dump(mode="json")}
     output.show("lock", document, lock_lines(locked.lock, locked.path, locked.written), brief=locked.path)

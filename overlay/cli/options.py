@@ -17,8 +17,14 @@ allow_root_option: Decorator = click.option(
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--base``, ``--donor`` and ``--allow-root``: where things are on this machine."""
+    """``--base``, ``--donor``, ``--allow-root`` and ``--look-in``: where things are on this machine."""
     for option in (
+        click.option(
+            "--look-in",
+            multiple=True,
+            metavar="DIR",
+            help="A folder in which a locked base is looked for by content, where its repository is gone.",
+        ),
         allow_root_option,
         click.option("--donor", multiple=True, metavar="NAME=PATH", help="A local copy of a donor of the manifest."),
         click.option("--base", metavar="REF", help="A local copy of the base, instead of what the manifest names."),
@@ -27,8 +33,10 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def places(base: str | None, donor: tuple[str, ...], allow_root: tuple[str, ...]) -> Places:
-    """What the three options say.
+def places(
+    base: str | None, donor: tuple[str, ...], allow_root: tuple[str, ...], look_in: tuple[str, ...] = ()
+) -> Places:
+    """What the options say.
 
     Raises:
         click.UsageError: a ``--donor`` that is not NAME=PATH.
@@ -39,4 +47,4 @@ def places(base: str | None, donor: tuple[str, ...], allow_root: tuple[str, ...]
         if not (name and equals and path):
             raise click.UsageError(f"expected --donor NAME=PATH, found {text}")
         donors[name] = path
-    return Places(base=base, donors=donors, allowed_roots=allow_root)
+    return Places(base=base, donors=donors, allowed_roots=allow_root, search=look_in)

@@ -37,6 +37,7 @@ def publish(
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
+    look_in: tuple[str, ...],
     format_: str,
     as_json: bool,
     quiet: bool,
@@ -61,7 +62,7 @@ def publish(
     """
     output = chosen_output(format_, as_json, quiet)
     how = api.Publication(full=full, create_pr=create_pr, private=private, message=message, allow=frozenset(allow))
-    where = places(base, donor, allow_root)
+    where = places(base, donor, allow_root, look_in)
     bars = output.format == "human" and sys.stderr.isatty()
     done = api.publish(source, repo, how=how, dry_run=dry_run, bars=bars, places=where, reporter=Bars())
     lines = published_lines(done, dry_run=dry_run)

@@ -29,6 +29,15 @@ ENOUGH_DRAFTS: Final = 16
 """Drafts without which nobody can be said to have failed."""
 
 
+DEFAULT_PROMPTS: Final = (
+    "The history of the lighthouse begins with fires that were lit on hills. Later",
+    'def fibonacci(n: int) -> int:\n    """The n-th number of Fibonacci."""\n',
+    "Question: A train leaves at 9:40 and arrives at 12:15. How long does the journey take?\nAnswer: Let us count step by step.",
+    "Dear colleagues, thank you for your reports of last week. The next meeting will be on",
+)
+"""Prose, code, arithmetic and a letter: a draft is better at some of them than at others."""
+
+
 class Counted(NamedTuple):
     """What a server counted, since its start or between two moments; None: it does not say."""
 
@@ -183,17 +192,14 @@ def count_vllm(metrics: Metrics) -> Counted:
     v1/metrics/loggers.py:798; prometheus_client adds ``_total`` to the names of counters.
     """
     rows = metrics.by_label("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position")
-    places = sorted(
-        (int(place), value)
-        for place, value in rows.items()
-        if place.isdecimal() and len(place) < 4 and math.isfinite(value)
-    )
+    counts = {int(place): value for place, value in rows.items() if place.isdecimal() and len(place) < 4}
+    places = [counts[place] for place in sorted(counts) if math.isfinite(counts[place])]
     return Counted(
         tokens=_total(metrics, "vllm:generation_tokens_total"),
         drafts=_total(metrics, "vllm:spec_decode_num_drafts_total"),
         drafted=_total(metrics, "vllm:spec_decode_num_draft_tokens_total"),
         accepted=_total(metrics, "vllm:spec_decode_num_accepted_tokens_total"),
-        positions=tuple(value for _, value in places),
+        positions=tuple(places),
         started=_total(metrics, "process_start_time_seconds"),
     )
 

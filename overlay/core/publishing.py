@@ -30,7 +30,7 @@ REPORT_NAME: Final = "conversion.json"
 """What `running.building` says of lossy steps."""
 _OF_MANIFESTS: Final = (".yaml", ".yml", ".lock.json")
 """A sidecar with such a name could be taken for the repository's own manifest or lock."""
-_NO_INDEX: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+NO_INDEX: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """sha256 of nothing: a result of one shard has no index."""
 
 
@@ -197,7 +197,7 @@ def result_names(repository: Repository) -> Iterator[str]:
     if lock is None:
         return
     yield from lock.grafts
-    if lock.result.index_sha256 != _NO_INDEX:
+    if lock.result.index_sha256 != NO_INDEX:
         yield INDEX_NAME
     yield from (name for name in lock.files if not is_hidden(name) and name != CARD)
 
@@ -255,6 +255,12 @@ def base_files(repository: Repository) -> dict[str, str]:
         alone = path not in shards and shards == {SINGLE_NAME}  # it gets a number beside other shards
         files[path] = SINGLE_NAME if alone else path
     return files
+
+
+def foreign_shards(repository: Repository) -> frozenset[str]:
+    """The shards that the index names and that are the base's."""
+    lock = repository.lock
+    return index_shards(repository) - lock.grafts.keys() if lock is not None else frozenset()
 
 
 def index_shards(repository: Repository) -> frozenset[str]:

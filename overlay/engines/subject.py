@@ -37,6 +37,8 @@ class Subject:
     """Every readable shard at the top, listed or not; those in folders as the index names them."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Files that are there and cannot be opened or parsed: name to the code of what is wrong."""
+    identities: Mapping[str, str] = field(default_factory=dict)
+    """Shard to the real file behind it: two names of one file cannot differ."""
     weight_map: Mapping[str, str] | None
     """As the index says it, paths and all; None without an index."""
     metadata: Any = NO_METADATA
@@ -46,6 +48,8 @@ class Subject:
     hf_quant: Mapping[str, Any] | None = None
     """``hf_quant_config.json``."""
     tensor_parallel: int = 1
+    values: Mapping[str, bytes] = field(default_factory=dict)
+    """The bytes of those tensors that the rules about values ask for (`values.wanted_values`)."""
     difference: bool = False
     """Whether it is a diff-only repository: its manifest lies in it."""
     base_config: Mapping[str, Any] | None = None

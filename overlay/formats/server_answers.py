@@ -86,7 +86,7 @@ def read_server_info(data: bytes) -> ServerInfo:
     states = document.get("internal_states")
     if not isinstance(states, list):
         raise ValueError("expected internal_states, as SGLang has them, found none")
-    averages = [s["avg_spec_accept_length"] for s in states if isinstance(s, dict) and _is_real(s)]
+    averages = [found for state in states if (found := _average(state)) is not None]
     version = document.get("version")
     speculates = bool(document["speculative_algorithm"]) if "speculative_algorithm" in document else None
     average = sum(averages) / len(averages) if averages else None
@@ -133,9 +133,9 @@ def _read_steps(details: Any) -> Steps | None:
     drafted = _count(details, "spec_num_proposed_drafts")
     if drafts is None or accepted is None or drafted is None or accepted > drafted:
         return None
-    bars = details.get("spec_correct_drafts_histogram")
-    sound = isinstance(bars, list) and all(type(bar) is int and bar >= 0 for bar in bars) and sum(bars) == drafts
-    return Steps(drafts, drafted, accepted, tuple(bars) if sound else ())
+    told = details.get("spec_correct_drafts_histogram")
+    bars = [bar for bar in told if type(bar) is int and bar >= 0] if isinstance(told, list) else []
+    return Steps(drafts, drafted, accepted, tuple(bars) if sum(bars) == drafts else ())
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -154,6 +154,6 @@ def _count(document: dict[str, Any], key: str) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def _is_real(state: dict[str, Any]) -> bool:
-    value = state.get("avg_spec_accept_length")
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+def _average(state: Any) -> float | None:
+    value = state.get("avg_spec_accept_length") if isinstance(state, dict) else None
+    return value if type(value) in (int, float) and math.isfinite(value) and value >= 0 else None

@@ -7,7 +7,7 @@ would end a comment or a cell of a table.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -17,15 +17,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from overlay.core.publishing import (
     CARD,
     LOCK_NAME,
+    NO_INDEX,
     REPORT_NAME,
     Mode,
     Repository,
     base_files,
+    foreign_shards,
     is_address,
     named_files,
     result_names,
 )
-from overlay.formats.lock import Lock, LockedGraft
+from overlay.formats.dtypes import count_bytes
+from overlay.formats.lock import Lock, LockedTensor
 from overlay.formats.names import REPOSITORY_MANIFEST
 from overlay.formats.references import HubReference, parse_reference
 from overlay.report.text import in_bytes
@@ -90,7 +93,7 @@ def render_part(facts: Facts) -> str:
             manifest=facts.repository.manifest,
             lock=lock,
             added=_added(lock),
-            taken=len(base_files(facts.repository)),
+            foreign=len(foreign_shards(facts.repository)),
             files=files[:_MAX_ROWS],
             files_left_out=max(0, len(files) - _MAX_ROWS),
             claims=list(_claims(facts, lock)),
@@ -155,33 +158,36 @@ def _listed(facts: Facts) -> list[str]:
 
 def _added(lock: Lock) -> dict[str, int]:
     tensors = [tensor for graft in lock.grafts.values() for tensor in graft.tensors.values()]
-    sizes = sum(graft.size for graft in lock.grafts.values())
-    return {"tensors": len(tensors), "shards": len(lock.grafts), "file_bytes": sizes}
+    data = sum(count_bytes(tensor.dtype, tuple(tensor.shape)) for tensor in tensors)
+    return {"tensors": len(tensors), "shards": len(lock.grafts), "bytes": data}
 
 
 def _claims(facts: Facts, lock: Lock) -> Iterator[Claim]:
-    """What the lock lets anybody check."""
-    manifest = facts.repository.manifest
-    verify = f"`overlay verify hf://{facts.repo} --level content`"
-    for name, graft in sorted(lock.grafts.items()):
-        dtypes = ", ".join(f"{count:,} {dtype}" for dtype, count in _dtypes(graft).items())
-        yield Claim(f"`{name}` holds {len(graft.tensors):,} tensors ({dtypes})", f"its header; {verify}")
-        copied = sum(tensor.file is not None for tensor in graft.tensors.values())
-        donor = manifest.donors.get(graft.donor, graft.donor)
-        if copied and donor != ".":
-            text = f"{copied:,} of them are copied byte for byte from {donor}"
-            yield Claim(text, f"file and byte range of each in `{LOCK_NAME}`; {verify[:-1]} --donors`")
-        if len(graft.tensors) > copied and donor != ".":
-            text = f"{len(graft.tensors) - copied:,} of them are computed from {donor}"
-            yield Claim(text, f"steps and inputs of each in `{LOCK_NAME}`; {verify[:-1]} --donors`")
+    """What the lock lets anybody check, in words that ``overlay audit`` understands."""
+    tensors = [tensor for graft in lock.grafts.values() for tensor in graft.tensors.values()]
+    headers = "headers of the shards below; `overlay verify COPY`"
+    if tensors:
+        text = f"{len(tensors):,} tensors, by dtype {_dtypes(tensors)}, in {_count(len(lock.grafts), 'new shard')}"
+        yield Claim(text, headers)
+    made = (
+        "file and byte range, or steps and inputs, of each in the lock; `overlay verify COPY --level content --donors`"
+    )
+    for source in facts.donors:
+        theirs = [graft for graft in lock.grafts.values() if graft.donor == source.name]
+        copied = all(tensor.file is not None for graft in theirs for tensor in graft.tensors.values())
+        if theirs:
+            yield Claim(f"all {'copied unchanged' if copied else 'made'} from {source.link}", made)
     if lock.base is not None:
-        kept = "no byte of the base's shards is changed"
-        if lock.trims:
-            kept = f"of the base's shards {len(lock.trims)} are written anew, without tensors that are left out"
+        kept = (
+            f"{_count(len(lock.trims), 'shard')} of the base rewritten, without what is left out"
+            if lock.trims
+            else ("no byte of the base's shards is another one")
+        )
         yield Claim(kept, f"`overlay audit hf://{facts.repo} --against {_pinned(facts)}`")
     result = lock.result
-    text = f"the result has {result.tensors:,} tensors in {result.shards:,} shards, total_size {result.total_size}"
-    yield Claim(text, f"index sha256 `{result.index_sha256}`")
+    text = f"in all {result.tensors:,} tensors in {_count(result.shards, 'shard')}, total_size {result.total_size}"
+    proof = f"index sha256 `{result.index_sha256}`" if lock.result.index_sha256 != NO_INDEX else headers
+    yield Claim(text, proof)
 
 
 def _pinned(facts: Facts) -> str:
@@ -190,11 +196,15 @@ def _pinned(facts: Facts) -> str:
     return str(HubReference(base.repo, base.commit)) if base.repo else base.reference
 
 
-def _dtypes(graft: LockedGraft) -> dict[str, int]:
+def _dtypes(tensors: Iterable[LockedTensor]) -> str:
     counts: dict[str, int] = {}
-    for tensor in graft.tensors.values():
+    for tensor in tensors:
         counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
-    return dict(sorted(counts.items()))
+    return ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(counts.items()))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _options(launch: Mapping[str, Any]) -> str:

@@ -20,9 +20,9 @@ from rich.text import Text
 from overlay.report.blocks import GAP, INDENT, Block, Heading, Marked, Table, Verbatim, plain_lines, printable_rows
 from overlay.report.escape import printable
 
-_GREEN: Final = "added holds ok clean build current"
-_RED: Final = "dropped removed fails error dangling absent"
-_YELLOW: Final = "retyped reshaped rewritten changed open warning modified trim"
+_GREEN: Final = "added holds ok clean build current active"
+_RED: Final = "dropped removed fails error dangling absent garbage inert"
+_YELLOW: Final = "retyped reshaped rewritten changed open warning modified trim unclear"
 _CYAN: Final = "moved renamed note"
 _DIM: Final = "identical unread hint link"
 

@@ -23,7 +23,7 @@ from overlay.formats import strict_json
 from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.lock import Lock, render_lock
 from overlay.formats.manifest import Manifest
-from overlay.formats.names import CARD_NAME, INDEX_NAME, REPOSITORY_MANIFEST, lock_path
+from overlay.formats.names import CARD_NAME, INDEX_NAME, REPOSITORY_MANIFEST, explain_target_name, lock_path
 from overlay.formats.references import PathReference, parse_reference
 from overlay.formats.steps import KeepExpertsStep
 from overlay.running.converting import Conversion, convert, require_accuracy
@@ -44,6 +44,7 @@ REPORT_NAME: Final = "conversion.json"
 
 ENGINES: Final = "engines"
 """Folder of the files that a manifest takes for an engine alone."""
+_MAX_EVIDENCE_BYTES: Final = 256 * 1024 * 1024
 _MAX_KEEP_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -177,12 +178,15 @@ def _write_rest(opened: Opened, composition: Composition, made: tuple[Made, ...]
         stage.write(name, read_document(path_here(os.path.join(folder, name)), _MAX_KEEP_BYTES, "keep list"))
     for name, reference in _engine_files(opened.manifest):
         stage.write(name, read_document(path_here(os.path.join(folder, reference)), MAX_SIDECAR_BYTES, "file"))
+    for name in _evidence(opened):
+        if not os.path.exists(stage.path_of(name)):
+            stage.write(name, read_document(path_here(os.path.join(folder, name)), _MAX_EVIDENCE_BYTES, "evidence"))
     stage.write(REPOSITORY_MANIFEST, render_manifest(_published(opened, folder)))
     accuracy = {shard.name: dict(shard.accuracy) for shard in made if shard.accuracy}
     if accuracy:
         stage.write(REPORT_NAME, strict_json.encode(accuracy))
     if not os.path.exists(stage.path_of(CARD_NAME)):
-        stage.write(CARD_NAME, _card(opened.manifest, composition).encode())
+        stage.write(CARD_NAME, _card(opened.manifest).encode())
 
 
 def _published(opened: Opened, folder: str) -> Manifest:
@@ -221,6 +225,21 @@ def _engine_files(manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
+def _evidence(opened: Opened) -> list[str]:
+    """Files of measured results; web addresses stay what they are.
+
+    Raises:
+        InvalidInput: an entry leaves the folder, or takes the name of a file that is written here.
+    """
+    names = sorted({entry for entry in opened.manifest.evidence if not is_address(entry)})
+    for name in names:
+        if explain_target_name(name) or name in (REPOSITORY_MANIFEST, lock_path(REPOSITORY_MANIFEST), REPORT_NAME):
+            problem = f"expected a file beside the manifest, in letters, digits and ._+-, found {name!r}"
+            hint = "copy the file to the manifest's folder"
+            raise InvalidInput(problem, subject=f"{opened.path}: evidence", hint=hint)
+    return names
+
+
 def _absolute(reference: str, folder: str) -> str:
     parsed = parse_reference(reference)
     if not isinstance(parsed, PathReference):
@@ -249,15 +268,7 @@ def _lock(opened: Opened, stage: Stage, places: Places, made: tuple[Made, ...]) 
     return make_lock(finished.pinnable, finished.compose(), "headers", measured)
 
 
-def _card(manifest: Manifest, composition: Composition) -> str:
-    """A stub for people to write in."""
+def _card(manifest: Manifest) -> str:
+    """A stub for people to write in; publishing adds what can be counted."""
     licence = f"license: {manifest.license}\n" if manifest.license else ""
-    kind = (
-        "A standalone checkpoint."
-        if manifest.base is None
-        else f"Laid over {manifest.base}; it is not a checkpoint alone."
-    )
-    return (
-        f"---\n{licence}---\n# {manifest.name}\n\n{manifest.summary}\n\n{kind}\n\n"
-        f"{composition.tensors} tensors, {composition.total_size} bytes.\n"
-    )
+    return f"---\n{licence}---\n# {manifest.name}\n\n{manifest.summary}\n"

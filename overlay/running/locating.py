@@ -16,8 +16,11 @@ from overlay.core.checkpoint import Checkpoint, FileSeen
 from overlay.core.findings import Finding, errors
 from overlay.core.target import linked_files
 from overlay.errors import EnvironmentFault, InvalidInput, UsageError
+from overlay.formats.lock import LockedSource
+from overlay.formats.names import SHARD_SUFFIX
 from overlay.formats.references import HubReference, PathReference, StoreReference, parse_reference
 from overlay.storage.checkpoints import read_checkpoint
+from overlay.storage.finding import Wanted, find_by_content
 from overlay.storage.hub_cache import snapshot_folder
 from overlay.storage.links import roots_for
 from overlay.storage.local import LocalFolder, file_at
@@ -58,6 +61,8 @@ class Places:
     """Folders that a checkpoint's links may reach, and the files that a stranger's manifest takes."""
     confined: bool = False
     """Whether a manifest may only take files out of its own folder: one that came with a repository, and nobody named."""
+    search: tuple[str, ...] = ()
+    """Folders in which a base that its place no longer has is looked for by content."""
     moment: Moment = field(default_factory=Moment, compare=False, repr=False)
     """What branches mean, for as long as these places are used."""
 
@@ -163,6 +168,32 @@ def open_checkpoint(
         expected = linked_files(receipt)
     roots = roots_for(directory, places.allowed_roots, expected)
     return read_checkpoint(label, LocalFolder(roots), partial=partial, headers=headers, shared=shared)
+
+
+def locate_locked(reference: str, folder: str, places: Places, locked: LockedSource) -> str:
+    """Where the checkpoint is that a lock pins: in its place, or, when that is gone, wherever a copy is found by content.
+
+    Raises:
+        EnvironmentFault: it is in neither; what would satisfy the lock is said.
+        UsageError: as `locate`.
+    """
+    try:
+        return locate(reference, folder, places, locked.commit)
+    except EnvironmentFault as fault:
+        wanted = {
+            name: Wanted(pinned.size, pinned.sha256 or "", pinned.header_sha256 or "")
+            for name, pinned in locked.files.items()
+            if name.endswith(SHARD_SUFFIX)
+        }
+        found, looked = find_by_content(wanted, places.search) if wanted else (None, 0)
+        if found is not None and found.held == len(wanted):
+            return found.folder
+        best = f"; {found.folder} holds {found.held} of them" if found is not None else ""
+        what = (
+            f"the lock takes any folder with the same {len(wanted)} shards in place of it (--base, or --look-in ABOVE-IT); "
+            f"looked at the Hub's cache and at {looked} folders with some of them{best}"
+        )
+        raise EnvironmentFault(fault.problem, subject=fault.subject, hint=fault.hint, others=(what,)) from None
 
 
 def open_sound(label: str, directory: str, places: Places, *, partial: bool = False) -> Checkpoint:

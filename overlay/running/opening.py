@@ -20,7 +20,16 @@ from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Graft, Manifest, ManifestProblems, parse_manifest
 from overlay.formats.names import find_split, lock_path
 from overlay.formats.references import HubReference, PathReference, StoreReference, parse_reference
-from overlay.running.locating import Places, file_of, locate, locate_repository, open_sound, portable, title_of
+from overlay.running.locating import (
+    Places,
+    file_of,
+    locate,
+    locate_locked,
+    locate_repository,
+    open_sound,
+    portable,
+    title_of,
+)
 from overlay.storage.files import read_document
 from overlay.storage.ranges import equal_ranges
 from overlay.storage.seen import read_file, read_header
@@ -263,8 +272,10 @@ def _open_base(manifest: Manifest, folder: str, places: Places, lock: Lock | Non
             raise UsageError("expected no base for base: null, found one", subject=places.base, hint=hint)
         return Checkpoint(label="nothing", root="", index=None, index_file=None, shards={})
     reference = places.base or manifest.base
-    commit = lock.base.commit if lock is not None and lock.base is not None and places.base is None else None
-    directory = locate(reference, "." if places.base else folder, places, commit)
+    if lock is not None and lock.base is not None and places.base is None:
+        directory = locate_locked(reference, folder, places, lock.base)
+    else:
+        directory = locate(reference, "." if places.base else folder, places)
     return open_sound(reference, directory, places)
 
 

@@ -25,7 +25,7 @@ from overlay.core.probing import (
     find_notes,
     judge,
 )
-from overlay.errors import EnvironmentFault, OverlayError
+from overlay.errors import EnvironmentFault, InvalidInput, OverlayError
 from overlay.formats.metrics import Metrics, parse_metrics
 from overlay.formats.server_answers import (
     Completion,
@@ -36,12 +36,14 @@ from overlay.formats.server_answers import (
     read_server_info,
     read_version,
 )
+from overlay.storage.files import read_document
 from overlay.storage.serving import Answer, Server, ask
 
 Value = TypeVar("Value")
 
 _WAITS_S: Final = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Counters follow the answers by a moment; so long is waited until they have seen every token."""
+_MAX_PROMPTS_BYTES: Final = 4 * 1024 * 1024
 _QUOTED: Final = 200
 """Characters of a server's own message that an error quotes."""
 
@@ -94,6 +96,24 @@ def probe_server(server: Server, trial: Trial) -> Probe:
         sweep=tuple(sweep),
         notes=find_notes(ran, seen, acceptance),
     )
+
+
+def read_prompts(path: str) -> tuple[str, ...]:
+    """The lines of the file at `path` that are not empty.
+
+    Raises:
+        InvalidInput: it is not there, too large, not UTF-8, or holds no line.
+        EnvironmentFault: it cannot be read.
+    """
+    data = read_document(path, _MAX_PROMPTS_BYTES, "file of prompts")
+    try:
+        prompts = tuple(line for line in data.decode("utf-8-sig").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        found = f"expected UTF-8, found another byte at {error.start}"
+        raise InvalidInput(found, subject=path, hint="save the file as UTF-8, a prompt a line") from None
+    if not prompts:
+        raise InvalidInput("expected a prompt a line, found none", subject=path, hint="write at least one line")
+    return prompts
 
 
 class _Look(NamedTuple):

@@ -60,6 +60,10 @@ class ProofStore:
         touched = self._seen.get(file.location, file.fingerprint) != file.fingerprint
         return (Memory.CHANGED if touched else Memory.UNKNOWN), None
 
+    def paths(self) -> list[str]:
+        """Every path that was remembered, by its last inode."""
+        return [path for path, fingerprint in self._seen.items() if fingerprint in self._digests]
+
     def was_touched(self, file: FileSeen) -> bool:
         """Whether `file` may have been written to since it was remembered, although it bears another path now.
 

@@ -11,7 +11,14 @@ import pytest
 
 from tests.loopback_hub.hub import LoopbackHub
 
-_UNSET = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "HF_XET_CACHE")
+_UNSET = (
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_TOKEN_PATH",
+    "HF_XET_CACHE",
+)
 
 
 @pytest.fixture
@@ -55,18 +62,23 @@ def apply(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    home = Path(variables["HF_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    # The client asks the Hub once a day for this list; with a fresh one the requests of a test are its own.
+    (home / ".agent_harnesses.json").write_text('{"standardEnvVars": [], "harnesses": {}}')
     constants: Any = sys.modules.get("huggingface_hub.constants")
     if constants is None:
         return
-    home = Path(variables["HF_HOME"])
-    for name, value in {
+    read: dict[str, object] = {
         "ENDPOINT": variables["HF_ENDPOINT"],
         "HUGGINGFACE_CO_URL_TEMPLATE": variables["HF_ENDPOINT"] + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HOME": str(home),
         "HF_HUB_CACHE": str(home / "hub"),
         "HF_XET_CACHE": variables["HF_XET_CACHE"],
         "HF_TOKEN_PATH": str(home / "token"),
+        "AGENT_HARNESSES_PATH": str(home / ".agent_harnesses.json"),
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": variables["HF_HUB_DISABLE_XET"] == "1",
-    }.items():
-        monkeypatch.setattr(constants, name, value, raising=False)
+    }
+    for name, constant in read.items():
+        monkeypatch.setattr(constants, name, constant, raising=False)

@@ -4,9 +4,8 @@
         commit = hub.seed("org/name", {"config.json": b"{}", "model.safetensors": Path("shard")})
         # HF_ENDPOINT=hub.url HF_TOKEN=hub.token
 
-It speaks as much of the protocol as the unmodified huggingface_hub client needs to read and to publish.  What is not like the
-Hub: it speaks http, commit ids are not git's, nothing is rate-limited unless a fault says so, and any token of `accounts`
-may do what its account may.
+It speaks as much of the protocol as the unmodified huggingface_hub client needs to read and to publish.  What is not like
+the Hub: it speaks http, commit ids are not git's, and nothing is rate-limited unless a fault says so.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Self
 
 from tests.loopback_hub.chunk_store import ChunkStore
 from tests.loopback_hub.contents import whole
-from tests.loopback_hub.faults import Fault
+from tests.loopback_hub.faults import Answer, Fault
 from tests.loopback_hub.listening import Listener
 from tests.loopback_hub.log import Log
 from tests.loopback_hub.messages import Request, Response
@@ -44,9 +43,7 @@ class LoopbackHub:
         uploads, chunks = folder / "uploads", folder / "chunks"
         uploads.mkdir(parents=True)
         chunks.mkdir()
-        self.state = State(
-            folder=uploads, chunks=ChunkStore(chunks) if xet else None, settings=settings or Settings()
-        )
+        self.state = State(folder=uploads, chunks=ChunkStore(chunks) if xet else None, settings=settings or Settings())
         self.log = Log()
         self.faults: list[Fault] = []
         self._hub = Listener("hub", "127.0.0.1", self._answer, self.log, uploads)
@@ -85,10 +82,10 @@ class LoopbackHub:
         self.close()
 
     def _answer(self, request: Request) -> Response:
-        answer = partial(answered, self.state, request)
+        answer: Answer = partial(answered, self.state)
         for fault in reversed(self.faults):
-            answer = partial(fault, request, answer)
-        return answer()
+            answer = partial(_under, fault, answer)
+        return answer(request)
 
     @contextmanager
     def failing(self, *faults: Fault) -> Iterator[None]:
@@ -137,7 +134,7 @@ class LoopbackHub:
         private: bool = False,
         gated: bool = False,
     ) -> str:
-        """Commit `files` on top of a branch; the repository and the branch are made where there are none.  The commit's id."""
+        """Commit `files` on top of a branch, and make repository and branch where there are none; the commit's id."""
         with self.state.lock:
             repository = self.state.repositories.get((kind, id))
             if repository is None:
@@ -211,3 +208,7 @@ class LoopbackHub:
             head = repository.head(branch)
             file = replace(head.files[path], **fields)  # type: ignore[arg-type]
             repository.commits[head.id] = replace(head, files={**head.files, path: file})
+
+
+def _under(fault: Fault, answer: Answer, request: Request) -> Response:
+    return fault(request, answer)

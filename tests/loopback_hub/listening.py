@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +43,11 @@ class Listener(ThreadingHTTPServer):
         self.url = f"http://{host}:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name=f"loopback {origin}", daemon=True)
         self._thread.start()
+
+    def server_bind(self) -> None:
+        """Bind, without asking a name server for our own name as http.server does."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._guard:
@@ -93,20 +99,24 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = handle_one  # noqa: N815 - the names that http.server calls
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = handle_one
 
     def _send(self, response: Response, record: Record) -> None:
         record.status = response.status
         self.send_response(response.status)
-        for name, value in {"Content-Length": str(response.length), **response.headers}.items():
+        chunked = response.length is None
+        framing = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(response.length)}
+        for name, value in {**framing, **response.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        for piece in response.pieces():
+        for piece in filter(None, response.pieces()):
             record.sent += len(piece)
-            self.wfile.write(piece)
-        if record.sent != response.length:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
+        elif record.sent != response.length:
             self._cut()
 
     def _cut(self) -> None:

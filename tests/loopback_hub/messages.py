@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.loopback_hub.contents import PIECE, Contents, contents_of, whole
+from tests.loopback_hub.contents import Contents, contents_of, whole
 
 Origin = Literal["hub", "cdn"]
 
@@ -115,8 +115,8 @@ class Response:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Iterable[bytes] = ()
-    length: int = 0
-    """Content-Length; when the body turns out to be another length, the connection is cut after it."""
+    length: int | None = 0
+    """Content-Length; when the body turns out to be shorter, the connection is cut after it.  None: it is sent in chunks."""
 
     def pieces(self) -> Iterator[bytes]:
         return iter(self.body)
@@ -126,7 +126,8 @@ class Response:
         """First byte, last byte + 1 and size of the file, of a response that carries bytes of one."""
         if match := re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", self.headers.get("Content-Range", "")):
             return int(match[1]), int(match[2]) + 1, int(match[3])
-        return (0, self.length, self.length) if self.status == 200 else None
+        has_bytes = self.status == 200 and self.length is not None and "ETag" in self.headers
+        return (0, self.length or 0, self.length or 0) if has_bytes else None
 
 
 class Refusal(Exception):
@@ -170,8 +171,3 @@ def file_response(request: Request, contents: Contents, headers: Mapping[str, st
         return bytes_response(b"", 416, {"Content-Range": f"bytes */{contents.size}"})
     headers["Content-Range"] = f"bytes {begin}-{end - 1}/{contents.size}"
     return Response(206, headers, contents.read(begin, end), end - begin)
-
-
-def in_pieces(data: bytes) -> Iterator[bytes]:
-    for at in range(0, len(data), PIECE):
-        yield data[at : at + PIECE]

@@ -92,7 +92,7 @@ def commit(hub: State, request: Request, kind: str, id: str, revision: str) -> R
     if account is None or not as_pull_request:
         account = hub.writer(request, id)
     lines = [json.loads(line) for line in request.text().splitlines() if line.strip()]
-    header = next((line["value"] for line in lines if line["key"] == "header"), {})
+    header: dict[str, str] = next((line["value"] for line in lines if line["key"] == "header"), {})
     with hub.lock:
         head = hub.commit_at(repository, revision)
         parent = _parent(hub, repository, head, header.get("parentCommit"), as_pull_request)

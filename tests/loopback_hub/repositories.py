@@ -13,7 +13,19 @@ from typing import Any
 
 from tests.loopback_hub.contents import Contents, blob_id, contents_of, pointer, sha256_of, whole
 
-LARGE_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".npz", ".parquet", ".zip", ".h5", ".msgpack")
+LARGE_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".gguf",
+    ".pt",
+    ".pth",
+    ".onnx",
+    ".npz",
+    ".parquet",
+    ".zip",
+    ".h5",
+    ".msgpack",
+)
 """Some of what the Hub's first .gitattributes names."""
 
 

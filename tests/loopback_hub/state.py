@@ -106,12 +106,11 @@ class State:
         account = self.account(request)
         if not repository.gated or (account and repository.id in account.granted):
             return
-        url = f"{self.hub_url}/{repository.id}"
+        restricted = f"Access to model {repository.id} is restricted"
         if account is None:
-            message = f"Access to model {repository.id} is restricted. You must have access to it and be authenticated to access it. Please log in."
-            raise Refusal(401, message, "GatedRepo")
-        message = f"Access to model {repository.id} is restricted and you are not in the authorized list. Visit {url} to ask for access."
-        raise Refusal(403, message, "GatedRepo")
+            raise Refusal(401, f"{restricted}. You must be authenticated to access it. Please log in.", "GatedRepo")
+        url = f"{self.hub_url}/{repository.id}"
+        raise Refusal(403, f"{restricted} and you are not in the authorized list. Ask at {url}", "GatedRepo")
 
     def writer(self, request: Request, id: str) -> Account:
         """Who asks, if they may write to the repository.
@@ -175,8 +174,6 @@ class State:
         """Make a commit after `parent` and let `ref` name it."""
         with self.lock:
             self.number += 1
-            made = made_commit(
-                repository, parent, changes, title=title, description=description, number=self.number
-            )
+            made = made_commit(repository, parent, changes, title=title, description=description, number=self.number)
             repository.add(ref, made)
             return made

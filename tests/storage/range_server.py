@@ -62,6 +62,11 @@ class Site:
         return Reply(206, {**stated, **ranged}, body)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # the standard 5 lets connections that come at once wait for a second
+
+
 @contextmanager
 def serving(site: Site, certificate: Path | None = None) -> Iterator[Site]:
     """`site` on a port of 127.0.0.1, with TLS where a certificate (and its key, in one file) is given."""
@@ -87,8 +92,7 @@ def serving(site: Site, certificate: Path | None = None) -> Iterator[Site]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)

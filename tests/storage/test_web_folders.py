@@ -83,15 +83,13 @@ def test_an_empty_range_asks_nobody(site: Site) -> None:
 def test_a_transfer_that_breaks_goes_on_where_it_stopped(site: Site) -> None:
     store = open_store(f"{site.url}/m")
     site.asked.clear()
-    site.faults["m/one.safetensors"] = [cut_to(1_000_000), status(503), cut_to(10)]
+    site.faults["m/one.safetensors"] = [cut_to(1_900_000), status(503), cut_to(10)]
 
     assert b"".join(store.read("one.safetensors", 0, len(SHARD))) == SHARD
-    assert [int(headers["Range"][6:].partition("-")[0]) for _, headers in site.asked] == [
-        0,
-        1_000_000,
-        1_000_000,
-        1_000_010,
-    ]
+    begins = [int(headers["Range"][6:].partition("-")[0]) for _, headers in site.asked]
+    assert len(begins) == 4
+    assert begins == sorted(begins)  # what a client's buffers held when the connection broke may come again
+    assert 1_000_000 < begins[-1] <= 1_900_010
 
 
 def test_a_transfer_that_breaks_again_and_again_ends(site: Site) -> None:
@@ -165,7 +163,8 @@ def test_a_file_that_changed_since_it_was_listed_is_refused(site: Site, changed:
 
 def test_a_file_that_changes_while_it_is_read_is_not_pieced_together(site: Site) -> None:
     store = open_store(f"{site.url}/m")
-    site.faults["m/one.safetensors"] = [cut_to(1_000_000)]
+    site.faults["m/one.safetensors"] = [cut_to(1_900_000)]
+
     pieces = store.read("one.safetensors", 0, len(SHARD))
     next(pieces)
     site.files["m/one.safetensors"] = SHARD[::-1]
@@ -227,14 +226,15 @@ def test_a_broken_index_names_nothing(site: Site, text: bytes) -> None:
     assert "one.safetensors" not in open_store(f"{site.url}/m").listing.files
 
 
-def test_names_are_quoted(site: Site) -> None:
-    index = {"metadata": {}, "weight_map": {"a": "a b%3F?x=1.safetensors"}}
-    site.files["m/model.safetensors.index.json"] = json.dumps(index).encode()
+def test_names_are_quoted_and_the_folder_is_taken_as_it_was_copied(site: Site) -> None:
+    folder = "a%20b%2Fc/d~e"
+    index = {"metadata": {}, "weight_map": {"a": "a b%3F?x=1#.safetensors"}}
+    site.files[f"{folder}/model.safetensors.index.json"] = json.dumps(index).encode()
+    site.files[f"{folder}/a%20b%253F%3Fx%3D1%23.safetensors"] = b"12345"
 
-    open_store(f"{site.url}/m")
+    store = open_store(f"{site.url}/{folder}")
 
-    paths = {path for path, _ in site.asked}
-    assert "m/a%20b%253F%3Fx%3D1.safetensors" in paths
+    assert store.listing.files["a b%3F?x=1#.safetensors"].size == 5
 
 
 def test_a_host_that_is_not_there_is_the_machines_fault() -> None:

@@ -140,8 +140,9 @@ DRAFT_CODES: Final[dict[str, Meaning]] = {
         _E,
         "experts with zero points need a newer engine",
         "serve with vLLM >= 0.23 or SGLang >= 0.5.14, or quantise symmetrically",
-        {"vLLM before 0.23": "AssertionError: Only symmetric quantization is supported for MoE"},
-        references=(f"{_VLLM}/issues/39980", f"{_VLLM}/pull/44025", f"{_SGL}/pull/27690"),
+        {"vLLM 0.22": "AssertionError: Only symmetric quantization is supported for MoE"},
+        "Layers of experts learned zero points late in both engines.",
+        (f"{_VLLM}/issues/39980", f"{_VLLM}/pull/44025", f"{_SGL}/pull/27690"),
     ),
     "QNT012": Meaning(
         _E,

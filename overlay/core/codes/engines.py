@@ -16,7 +16,7 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
         _N,
         "a header's __metadata__ is empty",
         'write {"format": "pt"} when the shard is made again',
-        {"fastsafetensors before 2026-07": "KeyError: 'data_offsets'"},
+        {"Fastsafetensors before 2026-07": "KeyError: 'data_offsets'"},
         "An empty object is valid and unusual; one loader took it for a tensor.",
         (f"{GITHUB}/foundation-model-stack/fastsafetensors/pull/89",),
     ),
@@ -131,6 +131,7 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
         _N,
         "a declaration of quantisation that lint does not understand",
         "trust the rules about files and names; schemes were not compared",
+        detail="Nothing is guessed about a method or format that lint has no rules for.",
     ),
     "ENG023": Meaning(
         _N,

@@ -89,13 +89,14 @@ def _fetch(repo: str, commit: str, file: RemoteFile, place: Place, advance: Adva
 
 
 def _failure_of(error: Exception, place: Place, over_xet: bool) -> Transient | None:
-    """What stopped a download, by whether another attempt may help; None where it is a bug.
+    """What stopped a download, where another attempt may help; None where it is a bug.
+
+    huggingface_hub itself continues a broken transfer five times; what it does not try again is an answer of 5xx.
 
     Raises:
         OverlayError: another attempt will not help.
     """
     from huggingface_hub import errors
-    from huggingface_hub.utils import httpx
 
     fault = fault_of_error(error, place)
     if fault is None:
@@ -106,8 +107,6 @@ def _failure_of(error: Exception, place: Place, over_xet: bool) -> Transient | N
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
     if isinstance(cause, errors.HfHubHTTPError) and cause.response.status_code in RETRIED:
         return Transient(fault, asked=asked_wait(cause.response.headers))
-    if isinstance(cause, httpx.TransportError):
-        return Transient(fault, unreachable=isinstance(cause, (httpx.ConnectError, httpx.ProxyError)))
     raise fault from None
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from overlay.core.progress import Advance
 from overlay.errors import EnvironmentFault, InvalidInput, Mismatch
+from overlay.formats.digest import sha256_of
 from overlay.formats.references import HubReference
 from overlay.storage.files import explain_os_error, open_regular
 from overlay.storage.hub.environment import api_url, is_xet_usable, offline_fault, require_online
@@ -24,6 +25,7 @@ from overlay.storage.hub.ranges import MAX_PIECE, Ranges
 from overlay.storage.hub.requesting import get_json
 from overlay.storage.hub.xet import WORTH_IT, ChunkStore
 from overlay.storage.hub_cache import is_offline, read_ref, snapshot_folder
+from overlay.storage.private_cache import keep_file, recall_file
 from overlay.storage.remote import Listing, RemoteFile
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -34,8 +36,8 @@ _XET_TRIES: Final = 2
 def resolve_commit(reference: HubReference) -> str:
     """The commit that a revision means now; "" is the default branch.
 
-    A commit costs no request, anything else one.  Where the Hub cannot be reached, what it said last time counts: the Hub
-    cache's ``refs``.
+    A commit costs no request, anything else one.  Where the Hub cannot be reached, what it said last time counts, here
+    or in the Hub cache's ``refs``.
 
     Raises:
         EnvironmentFault: it cannot be reached, and the cache does not know either; or it does not have this revision.
@@ -43,7 +45,7 @@ def resolve_commit(reference: HubReference) -> str:
     if _COMMIT.fullmatch(reference.revision):
         return reference.revision
     revision = reference.revision or "main"
-    known = read_ref(reference.repo, revision)
+    known = _recall(reference.repo, revision) or read_ref(reference.repo, revision)
     if is_offline():
         if known:
             return known
@@ -60,7 +62,21 @@ def resolve_commit(reference: HubReference) -> str:
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         problem = "expected the commit of this revision, found none"
         raise EnvironmentFault(problem, subject=str(place), hint="check HF_ENDPOINT")
+    keep_file(_ref_key(reference.repo, revision), commit.encode())
     return commit
+
+
+def _ref_key(repo: str, revision: str) -> tuple[str, ...]:
+    """Where it is kept what a branch meant.  Not in the Hub cache: a ref there whose snapshot nobody has would hide one that
+    other tools load offline.
+    """
+    return "hub", "refs", sha256_of(f"{api_url(repo, '')}\0{revision}".encode())
+
+
+def _recall(repo: str, revision: str) -> str:
+    """The commit that this branch or tag meant when it was last asked for here; "" where it never was."""
+    kept = (recall_file(_ref_key(repo, revision)) or b"").decode(errors="replace")
+    return kept if _COMMIT.fullmatch(kept) else ""
 
 
 def open_repository(repo: str, commit: str) -> HubRepository:

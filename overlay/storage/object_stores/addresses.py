@@ -26,7 +26,7 @@ MAX_REASON: Final = 200
 
 _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#]+)(/[^?#]*)?")
 _LOOPBACK: Final = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?")
-_CONTROL: Final = re.compile(r"[\x00-\x20\x7f-\x9f\ud800-\udfff]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _QUERY: Final = re.compile(r"\?[^\s'\"<>]*")
 _USER: Final = re.compile(r"(?<=://)[^/\s'\"@]*@")
 _FORMS: Final = "expected s3://bucket/folder, gs://bucket/folder or https://host/folder"

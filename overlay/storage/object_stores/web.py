@@ -51,6 +51,12 @@ SIDECARS: Final = (
 )
 """Names that are asked for beside weights: what transformers, vLLM and SGLang open by name, and what this program writes."""
 
+_AS_WRITTEN: Final = "/%:@!$&'()*+,;=~"
+"""Of the folder, whose address people copy from where it is quoted already."""
+
+_BUFFER: Final = 1 << 17
+"""Of a connection; aiohttp loses up to twice as much when it breaks, which is then asked for again."""
+
 _MAX_SHARDS: Final = 10_000
 _AT_ONCE: Final = 16
 _MAX_REDIRECTS: Final = 5
@@ -104,19 +110,22 @@ class Web:
         is something else.
 
         Raises:
-            Refusal: nothing can be had at all; the reason is the server's.
+            Refusal: nothing can be had at all, or no range; the reason is the server's.
         """
         found: dict[str, RemoteFile] = {}
         absent = self._probe([INDEX_NAME], found)  # alone, so that a host that is not there is asked once
         absent |= self._probe([SINGLE_NAME, *SIDECARS], found)
+        unable = [
+            absent[name] for name in (INDEX_NAME, SINGLE_NAME) if name in absent and absent[name].kind is Kind.UNABLE
+        ]
+        if unable and not found.keys() & {INDEX_NAME, SINGLE_NAME}:
+            raise unable[0]
         if INDEX_NAME in found:
             self._probe(self._shards(found[INDEX_NAME]), found)
         elif not found:
-            worst = [
-                refusal for kind in (Kind.UNABLE, Kind.DENIED) for refusal in absent.values() if refusal.kind is kind
-            ]
-            if worst:
-                raise worst[0]
+            denied = [refusal for refusal in absent.values() if refusal.kind is Kind.DENIED]
+            if denied:
+                raise denied[0]
         return found
 
     def open(self, file: RemoteFile, begin: int, end: int) -> WebAnswer:
@@ -171,7 +180,8 @@ class Web:
             return []
 
     def _get(self, name: str, headers: dict[str, str]) -> WebAnswer:
-        url = f"{self._folder.scheme}://{self._folder.host}/{quote(self._folder.key(name))}"
+        folder = f"{quote(self._folder.path, safe=_AS_WRITTEN)}/" if self._folder.path else ""
+        url = f"{self._folder.scheme}://{self._folder.host}/{folder}{quote(name)}"
         try:
             response = self._sync(self._known.loop, self._follow, url, headers)
         except Refusal:
@@ -195,7 +205,7 @@ class Web:
             session = await system.set_session()
             options = {**system.kwargs, "headers": {**system.kwargs.get("headers", {}), **headers}}
             response = await session.get(
-                system.encode_url(url), **{**options, "allow_redirects": False, "read_bufsize": PIECE}
+                system.encode_url(url), **{**options, "allow_redirects": False, "read_bufsize": _BUFFER}
             )
             if response.status not in _REDIRECTS:
                 return response

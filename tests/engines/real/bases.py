@@ -66,7 +66,8 @@ FAMILIES = {
         Family("deepseek_v3", 61, {"first_k_dense_replace": 3, **LATENT}),
     )
 }
-SCHEMES = ("bf16", "int4", "nvfp4")
+SCHEMES = ("bf16", "int4", "int4-experts", "nvfp4")
+"""``int4`` is asymmetric and covers attention; ``int4-experts`` is symmetric and leaves attention alone, like ``nvfp4``."""
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,13 @@ def other_values(tensor: Tensor) -> Tensor:
 def is_quantised(tensor: Tensor, scheme: str) -> bool:
     """Whether the stand-ins hold this weight quantised: every Linear of a layer that engines allow to be.
 
-    NVFP4 stand-ins keep attention in bfloat16, as published NVFP4 checkpoints of these families do.
+    Published NVFP4 checkpoints of these families keep attention in bfloat16.
     """
     name = tensor.name
     if tensor.dtype != "BF16" or len(tensor.shape) != 2 or ".layers." not in name:
         return False
     kept = (".indexer.", ".mlp.gate.", ".eh_proj.", "shared_head", "embed_tokens")
-    if scheme == "nvfp4" and ".self_attn." in name:
+    if scheme != "int4" and ".self_attn." in name:
         return False
     return not any(part in name for part in kept)
 
@@ -207,21 +208,22 @@ def quantise(tensors: Iterable[Tensor], scheme: str) -> Iterator[Tensor]:
     for tensor in tensors:
         if scheme == "bf16" or not is_quantised(tensor, scheme):
             yield tensor
-        elif scheme == "int4":
-            yield from int4(tensor)
+        elif scheme in {"int4", "int4-experts"}:
+            yield from int4(tensor, symmetric=scheme == "int4-experts")
         else:
             yield from nvfp4(tensor)
 
 
-def int4(tensor: Tensor, group: int = 32) -> Iterator[Tensor]:
-    """compressed-tensors ``pack-quantized``: 4 bits, groups along the input, asymmetric."""
+def int4(tensor: Tensor, *, symmetric: bool = False) -> Iterator[Tensor]:
+    """compressed-tensors ``pack-quantized``: 4 bits, groups of 32 along the input."""
     module = tensor.name.removesuffix(".weight")
     rows, columns = tensor.shape
-    groups = columns // group
+    groups = columns // 32
     yield _packed(f"{module}.weight_packed", "I32", (rows, columns // 8), 4)
     yield bf16(f"{module}.weight_scale", (rows, groups))
     yield Tensor(f"{module}.weight_shape", "I64", (2,), pack("<qq", rows, columns))
-    yield _packed(f"{module}.weight_zero_point", "I32", (rows // 8, groups), 4)
+    if not symmetric:
+        yield _packed(f"{module}.weight_zero_point", "I32", (rows // 8, groups), 4)
 
 
 def nvfp4(tensor: Tensor) -> Iterator[Tensor]:
@@ -252,6 +254,7 @@ def _packed(name: str, dtype: str, shape: tuple[int, int], width: int) -> Tensor
 
 IGNORED = {
     "int4": ["lm_head", "re:.*mlp\\.gate$", "re:.*indexer\\..*", "re:.*eh_proj$"],
+    "int4-experts": ["lm_head", "re:.*mlp\\.gate$", "re:.*self_attn.*", "re:.*eh_proj$"],
     "nvfp4": ["lm_head", "*self_attn*", "*mlp.gate"],
 }
 
@@ -259,10 +262,11 @@ IGNORED = {
 def quantization_config(scheme: str) -> dict[str, Any]:
     """``quantization_config`` of config.json as the tool that writes the scheme puts it."""
     weights: dict[str, Any] = {"num_bits": 4, "group_size": 32, "dynamic": False}
-    if scheme == "int4":
+    if scheme != "nvfp4":
+        symmetric = scheme == "int4-experts"
         group = {
             "targets": ["Linear"],
-            "weights": {**weights, "type": "int", "symmetric": False, "strategy": "group"},
+            "weights": {**weights, "type": "int", "symmetric": symmetric, "strategy": "group"},
             "input_activations": None,
             "output_activations": None,
             "format": "pack-quantized",
@@ -272,7 +276,7 @@ def quantization_config(scheme: str) -> dict[str, Any]:
             "format": "pack-quantized",
             "quantization_status": "compressed",
             "config_groups": {"group_0": group},
-            "ignore": IGNORED["int4"],
+            "ignore": IGNORED[scheme],
             "kv_cache_scheme": None,
         }
     floats = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}

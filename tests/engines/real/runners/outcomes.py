@@ -48,11 +48,18 @@ def describe(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Any]:
     for name, parameter in parameters:
         if is_optional(name):
             continue
-        raw = parameter.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        raw = bytes_of(parameter)
         values[name] = hashlib.sha256(raw).hexdigest()[:12]
         if is_unset(parameter):
             unset.append(name)
     return {"values": values, "unset": unset}
+
+
+def bytes_of(parameter: torch.Tensor) -> bytes:
+    """The values, whatever float type they are held in: a model in float32 has the same as one in bfloat16."""
+    held = parameter.detach()
+    plain = held.float() if held.is_floating_point() else held
+    return bytes(plain.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
 
 
 def is_unset(parameter: torch.Tensor) -> bool:

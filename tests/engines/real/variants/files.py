@@ -38,42 +38,24 @@ def unmapped_graft(base: Base) -> Tree:
     return base.tree.add(base.graft, base.drafted(base.scheme), listed=False)
 
 
-def stale_in_later_shard(base: Base) -> Tree:
-    """Another eh_proj lies in a listed shard that sorts behind the graft; the map means the graft's."""
+def stale(base: Base, shard: str, name: str) -> Tree:
+    """Besides the tensor that the map means, a copy of other values lies in `shard`, which the index names too."""
     tree = assembled(base)
-    old = other_values(tree.find(base.family.prefix + EH))
-    later = tree.add("zz.safetensors", [bf16("unused.weight", (4,))])
-    return also_in(later, "zz.safetensors", old)
+    return also_in(tree, shard, other_values(tree.find(name)))
 
 
-def stale_unused_free(base: Base, place: Callable[[Base], str], name: str) -> Tree:
-    tree = assembled(base)
-    return also_in(tree, place(base), other_values(tree.find(name)))
-
-
-def stale_in_earlier_shard(base: Base) -> Tree:
-    """Another eh_proj lies in a base shard, which sorts before the graft."""
-    return stale_unused_free(base, first_shard, base.family.prefix + EH)
-
-
-def stale_base_tensor_in_graft(base: Base) -> Tree:
-    """The graft brings a copy of the final norm along; the map means the base's."""
-    return stale_unused_free(base, lambda it: it.graft, "model.norm.weight")
+def two_shards(base: Base, meant: str, other: str) -> Tree:
+    """Two copies of eh_proj in two listed shards; the map means the one in `meant`."""
+    draft = {tensor.name: tensor for tensor in base.drafted(base.scheme)}
+    mine = draft.pop(base.family.prefix + EH)
+    first, *rest = draft.values()
+    tree = base.tree.add(base.graft, rest).add(meant, [mine]).add(other, [first])
+    return also_in(tree, other, other_values(mine))
 
 
 def equal_duplicate(base: Base) -> Tree:
     tree = assembled(base)
     return also_in(tree, first_shard(base), tree.find(base.family.prefix + EH))
-
-
-def two_in_shards_that_sort_apart(base: Base, meant: str, stale: str) -> Tree:
-    """Natural order reads 2 before 10, plain order 10 before 2."""
-    draft = {tensor.name: tensor for tensor in base.drafted(base.scheme)}
-    mine = draft[base.family.prefix + EH]
-    rest = [tensor for tensor in draft.values() if tensor is not mine]
-    tree = base.tree.add(base.graft, rest).add(meant, [mine])
-    filled = tree.add(stale, [rest[0]._replace(name=f"{base.family.prefix}mlp.unused_e_score")], listed=False)
-    return replace(filled, shards={**filled.shards, stale: (other_values(mine), rest[0])}).name({rest[0].name: stale})
 
 
 def stray_shard(base: Base) -> Tree:
@@ -160,16 +142,12 @@ VARIANTS: Mapping[str, Callable[[Base], Tree]] = {
     "phantom layer": lambda base: base.tree.name(
         {tensor.name: first_shard(base) for tensor in base.drafted(base.scheme)}
     ),
-    "stale copy in an earlier shard": stale_in_earlier_shard,
-    "stale copy in a later shard": stale_in_later_shard,
-    "stale copy of a base tensor in the graft": stale_base_tensor_in_graft,
+    "stale copy in an earlier shard": lambda base: stale(base, first_shard(base), base.family.prefix + EH),
+    "stale copy in a later shard": lambda base: two_shards(base, "zz-1.safetensors", "zz-2.safetensors"),
+    "stale copy of a base tensor in the graft": lambda base: stale(base, base.graft, "model.norm.weight"),
     "equal copy in an earlier shard": equal_duplicate,
-    "the later in natural order is meant": lambda base: two_in_shards_that_sort_apart(
-        base, "zz-10.safetensors", "zz-2.safetensors"
-    ),
-    "the later in plain order is meant": lambda base: two_in_shards_that_sort_apart(
-        base, "zz-2.safetensors", "zz-10.safetensors"
-    ),
+    "the last in natural order is meant": lambda base: two_shards(base, "zz-10.safetensors", "zz-2.safetensors"),
+    "the last in plain order is meant": lambda base: two_shards(base, "zz-2.safetensors", "zz-10.safetensors"),
     "stray shard with other values": stray_shard,
     "stray shard with another lm_head": stray_head,
     "model.safetensors beside the index": whole_file_beside_index,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from tests.engines.real.bases import Base, bf16, fp8, hf_quant_config, int4, is_quantised, nvfp4, quantise
 from tests.engines.real.trees import Tree
@@ -92,7 +93,7 @@ _INT4: Mapping[str, Variant] = {
     **COMMON,
     "draft in NVFP4": in_scheme("nvfp4"),
     "eh_proj quantised": lambda base: requantised("eh_proj", int4, base),
-    "gate quantised": lambda base: requantised("mlp.gate.weight", lambda t: iter([t._replace(dtype="F16")]), base),
+    "gate quantised": lambda base: requantised("mlp.gate.weight", partial(int4, symmetric=True), base),
     "weight_shape missing": lambda base: assembled(base, without("mlp.experts.1.up_proj.weight_shape")),
     "a smaller scale": lambda base: assembled(base, on("mlp.experts.1.up_proj.weight_scale", one_smaller_scale)),
     "BF16, ignored as vLLM names it": lambda base: ignoring(assembled(base, scheme="bf16"), everywhere(base)[0]),

@@ -1,0 +1,136 @@
+"""Judging: a model of the two, target or draft, as one engine would load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from overlay.core.describing import ranges
+from overlay.engines.families import Family
+from overlay.engines.inventory import EXPERTS, Needs, Slot, needs_of
+from overlay.engines.layers import LayerSeen, Seen
+from overlay.engines.matching import Decision, Matcher
+from overlay.engines.outcomes import Setting, Stage, outcome
+from overlay.engines.remarks import Effect, Remark, remark
+from overlay.engines.simulating import Gap, gaps_of
+from overlay.engines.subject import Subject
+from overlay.engines.versions import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an engine builds one layer."""
+
+    layer: int
+    prefix: str
+    """What the engine calls the layer when it asks the declaration: ``model.layers.78.`` or ``model.decoder.``."""
+    matcher: Matcher
+    """The declaration that it goes by; an empty one where it goes by none."""
+
+
+NOTHING_DECLARED: Final = Matcher(None)
+
+
+def judge_layer(
+    seen: LayerSeen, needs: Needs, plan: Plan, setting: Setting, copies: tuple[str, ...] = ()
+) -> Iterator[tuple[Gap, Effect, str]]:
+    """Every gap of a layer with what the engine does about it."""
+    decide, experts = _deciding(plan, needs)
+    fp8_key = setting.engine.name == "vllm" and setting.engine.within(since="0.20.0")
+    for gap in gaps_of(seen, needs, decide, experts, copies, fp8_key=fp8_key):
+        yield gap, *outcome(gap, setting)
+
+
+def _deciding(plan: Plan, needs: Needs) -> tuple[Callable[[str], Decision] | None, Decision | None]:
+    if not plan.matcher.understood:
+        return None, None
+    experts = plan.matcher.decide_experts(f"{plan.prefix}{EXPERTS}", tuple(needs.projections)) if needs.experts else None
+    return lambda path: plan.matcher.decide(f"{plan.prefix}{path}"), experts
+
+
+def setting_for(engine: Engine, family: Family, stage: Stage, subject: Subject, matcher: Matcher) -> Setting:
+    """The setting of a model of `subject`."""
+    return Setting(
+        engine,
+        family,
+        stage,
+        matcher.quantises,
+        subject.number("n_routed_experts") or 0,
+        subject.number("n_shared_experts") or 0,
+    )
+
+
+def judge_trunk(
+    engine: Engine, subject: Subject, family: Family, seen: Seen, matcher: Matcher
+) -> list[tuple[Gap, Effect, str]]:
+    """Every gap of the layers that `num_hidden_layers` counts, and of what stands outside of them."""
+    layers = subject.number("num_hidden_layers") or 0
+    setting = setting_for(engine, family, "target", subject, matcher)
+    found: list[tuple[Gap, Effect, str]] = []
+    kinds: dict[tuple[bool, bool, bool], Needs | None] = {}
+    for number in range(layers):
+        needs = needs_of(subject, family, number, draft=False)
+        if needs is None:
+            return []
+        layer = seen.layers.get(number) or LayerSeen(f"{seen.stack}{number}.")
+        found += judge_layer(layer, needs, Plan(number, layer.prefix, matcher), setting)
+    del kinds
+    found += _judge_outside(subject, seen, setting)
+    return found
+
+
+def _judge_outside(subject: Subject, seen: Seen, setting: Setting) -> Iterator[tuple[Gap, Effect, str]]:
+    """Embedding, last norm and output layer."""
+    hidden, vocabulary = subject.number("hidden_size"), subject.number("vocab_size")
+    if hidden is None or vocabulary is None:
+        return
+    root = seen.stack.removesuffix("layers.")
+    slots = {f"{root}embed_tokens": Slot("plain", vocabulary, hidden), f"{root}norm": Slot("norm", hidden, 0)}
+    if subject.scope.get("tie_word_embeddings") is not True:
+        slots["lm_head"] = Slot("plain", vocabulary, hidden)
+    modules = dict.fromkeys(slots)
+    layer = LayerSeen("", {path: seen.outside[path] for path in modules if path in seen.outside})
+    if "lm_head" in layer.modules and {part.suffix for part in layer.modules["lm_head"]} != {"weight"}:
+        del layer.modules["lm_head"], slots["lm_head"]  # quantised: engines differ, and nothing is guessed
+    for gap in gaps_of(layer, Needs(slots), lambda path: Decision(None), None):
+        yield gap, *outcome(gap, setting)
+
+
+def to_remarks(found: Iterable[tuple[Gap, Effect, str]], stage: Stage, code_of: Callable[[Gap], str]) -> list[Remark]:
+    """One remark for gaps that differ in layer and expert only; the worst come first."""
+    groups: dict[tuple[object, ...], list[tuple[Gap, Effect, str]]] = {}
+    for gap, effect, words in found:
+        path = gap.path if not gap.is_expert else f"{EXPERTS}.*.{gap.path.rpartition('.')[2]}"
+        kinds = tuple((trouble.kind, trouble.suffix) for trouble in gap.troubles)
+        groups.setdefault((code_of(gap), path, kinds, effect), []).append((gap, effect, words))
+    return [_as_remark(str(key[0]), members, stage) for key, members in groups.items()]
+
+
+def _as_remark(code: str, members: list[tuple[Gap, Effect, str]], stage: Stage) -> Remark:
+    gap, effect, words = members[0]
+    layers = sorted({int(number) for one, _, _ in members if (number := one.prefix.rstrip(".").rpartition(".")[2]).isdigit()})
+    where = f" in layers {ranges(layers)}" if len(layers) > 1 else ""
+    experts = f" of experts {ranges(gap.experts)}" if len(gap.experts) > 1 else ""
+    message = f"{_difference(gap)}{experts}{where}" + (f" ({words})" if words else "")
+    return remark(code, gap.prefix.rstrip(".") or "the checkpoint", message, effect, stage, tensor=gap.example)
+
+
+def _difference(gap: Gap) -> str:
+    if not gap.agreed:
+        return "expected one scheme for the parts of a fused module, found several declared"
+    if gap.slot is None:
+        return f"expected no such tensor, found {_suffixes(gap)}"
+    built = gap.scheme.label if gap.scheme is not None else "an unquantised weight"
+    if gap.form is None:
+        return f"expected {built if gap.slot.role == 'linear' else gap.troubles[0].expected}, found nothing"
+    if gap.scheme_differs:
+        from overlay.core.schemes import scheme_of
+
+        return f"expected {built}, found {scheme_of(gap.form).label}"
+    first = gap.troubles[0]
+    return f"expected {first.expected} as {first.suffix}, found {first.found}"
+
+
+def _suffixes(gap: Gap) -> str:
+    return ", ".join(trouble.suffix for trouble in gap.troubles)
