@@ -7,7 +7,7 @@ from overlay.core.findings import Finding
 from overlay.core.progress import Reporter, Silent
 from overlay.errors import UsageError
 from overlay.running.inspecting import inspect_reference
-from overlay.running.locating import Places, locate
+from overlay.running.locating import Places, locate, place_of_document
 from overlay.running.proving import Level
 from overlay.running.verifying import Verdict, tell_apart, verify_directory, verify_shard
 
@@ -26,7 +26,7 @@ def verify(
     With `donors`, which needs a manifest, every graft is made again from its donors and compared.
     """
     where, report = places or Places(), reporter or Silent()
-    kind, path = tell_apart(reference)
+    kind, path = tell_apart(place_of_document(reference, where))
     if kind in ("repository", "manifest"):
         from overlay.running.verifying_manifests import verify_manifest, verify_repository  # 0.1 s for manifests alone
 

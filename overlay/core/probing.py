@@ -32,7 +32,7 @@ ENOUGH_DRAFTS: Final = 16
 DEFAULT_PROMPTS: Final = (
     "The history of the lighthouse begins with fires that were lit on hills. Later",
     'def fibonacci(n: int) -> int:\n    """The n-th number of Fibonacci."""\n',
-    "Question: A train leaves at 9:40 and arrives at 12:15. How long does the journey take?\nAnswer: Let us count step by step.",
+    "Question: A train leaves at 9:40 and arrives at 12:15. How long is the journey?\nAnswer: Let us count step by step.",
     "Dear colleagues, thank you for your reports of last week. The next meeting will be on",
 )
 """Prose, code, arithmetic and a letter: a draft is better at some of them than at others."""

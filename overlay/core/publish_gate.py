@@ -202,7 +202,7 @@ def find_dangling(
     elif origin is not None:
         there |= {path for path, name in base_files(repository).items() if name in origin.files}
     lock = repository.lock
-    trims = lock.trims.keys() if lock is not None and mode == "difference" else set()
+    trims = lock.trims.keys() if lock is not None else set()  # what they come to is told by `find_uncopyable`
     known = origin is not None or mode == "change" or repository.manifest.base is None
     for shard in sorted(index_shards(repository) - there - trims):
         if known:

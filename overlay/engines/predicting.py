@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from overlay.engines import declarations
@@ -71,6 +71,12 @@ class Facts:
             self._seen.setdefault(key, found)
         return found
 
+    def with_values(self, values: Mapping[str, bytes]) -> Facts:
+        """The same, with the bytes of some tensors; what was worked out is kept."""
+        facts = Facts(replace(self.subject, values=values))
+        facts._seen = self._seen
+        return facts
+
 
 def predict(engine: Engine, facts: Facts) -> Prediction:
     """What `engine` will do with the checkpoint that `facts` are about."""
@@ -95,9 +101,9 @@ def predict(engine: Engine, facts: Facts) -> Prediction:
     if not engine.exact:
         message = f"expected a release that was looked at, found {engine.version}; {engine.profile} speaks for it"
         said.append(remark("ENG021", engine.name, message, "none"))
-    remarks = tuple(sorted({one.of(engine.name) for one in said}, key=_order))
-    target = "absent" if standalone else _answer(remarks, "target")
-    return Prediction(engine=engine, target=target, draft=_answer(remarks, "draft"), remarks=remarks, opening=opening)
+    remarks = in_order(one.of(engine.name) for one in said)
+    target = "absent" if standalone else answer(remarks, "target")
+    return Prediction(engine=engine, target=target, draft=answer(remarks, "draft"), remarks=remarks, opening=opening)
 
 
 _SIMULATED: Final = ("vllm", "sglang", "transformers")
@@ -144,7 +150,13 @@ def is_standalone(subject: Subject, seen: Seen, family: Family | None) -> bool:
     return trunk is not None and bool(seen.layers) and min(seen.layers) >= trunk > 0
 
 
-def _answer(remarks: Iterable[Remark], scope: Scope) -> Answer:
+def in_order(remarks: Iterable[Remark]) -> tuple[Remark, ...]:
+    """Each remark once, the worst first."""
+    return tuple(sorted(set(remarks), key=_order))
+
+
+def answer(remarks: Iterable[Remark], scope: Scope) -> Answer:
+    """What the effects of all remarks about one model come to."""
     effects = {said.effect for said in remarks if said.scope in (scope, "both")}
     return next((effect for effect in _PRIORITY if effect in effects), "ok")
 

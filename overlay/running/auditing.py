@@ -75,7 +75,7 @@ def audit_checkpoint(question: Question, reporter: Reporter) -> View:
 def _open(question: Question) -> tuple[Checkpoint | None, Checkpoint]:
     """The base, if there is one, and the target."""
     places = question.places
-    manifest = manifest_of(question.target)
+    manifest = manifest_of(question.target, places)
     if manifest:
         from overlay.running.opening import open_manifest  # 0.1 s that audits of directories need not wait for
 

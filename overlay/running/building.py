@@ -28,7 +28,7 @@ from overlay.formats.references import PathReference, parse_reference
 from overlay.formats.steps import KeepExpertsStep
 from overlay.running.converting import Conversion, convert, require_accuracy
 from overlay.running.fetching import fetch_graft, fetch_inputs, lies_elsewhere
-from overlay.running.locating import Places
+from overlay.running.locating import Places, folder_of
 from overlay.running.opening import Opened, open_manifest
 from overlay.running.preparing import require_apart
 from overlay.storage.drafts import Drafts
@@ -173,7 +173,7 @@ def _write_rest(opened: Opened, composition: Composition, made: tuple[Made, ...]
             stage.write(file.name, read_file(file.sidecar.file))
     if composition.index:
         stage.write(INDEX_NAME, composition.index)
-    folder = os.path.dirname(opened.path if is_address(opened.path) else os.path.abspath(opened.path))
+    folder = folder_of(opened.path)
     for name in _keep_files(opened.manifest):
         stage.write(name, read_document(path_here(os.path.join(folder, name)), _MAX_KEEP_BYTES, "keep list"))
     for name, reference in _engine_files(opened.manifest):

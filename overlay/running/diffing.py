@@ -18,10 +18,10 @@ from overlay.core.view import View
 from overlay.errors import InvalidInput
 from overlay.formats.names import REPOSITORY_MANIFEST
 from overlay.running.comparing import compare_content
-from overlay.running.locating import Places, locate, open_checkpoint
+from overlay.running.locating import Places, folder_of, locate, open_checkpoint, place_of_document
 from overlay.storage.local import sizes_of
 from overlay.storage.seen import SharedHeaders, read_file
-from overlay.storage.stores import is_address, sizes_at
+from overlay.storage.stores import is_address, is_file, sizes_at
 
 if TYPE_CHECKING:
     from overlay.running.opening import Opened
@@ -57,7 +57,7 @@ def open_whole(reference: str, places: Places, *, shared: SharedHeaders | None =
         InvalidInput: it is no checkpoint, or a listed shard is missing or broken: no comparison would mean anything.
         Conflict: a manifest that contradicts its base.
     """
-    manifest = manifest_of(reference)
+    manifest = manifest_of(reference, places)
     if manifest:
         from overlay.running.opening import open_manifest  # manifests take 0.1 s to import that few comparisons need
 
@@ -67,19 +67,24 @@ def open_whole(reference: str, places: Places, *, shared: SharedHeaders | None =
     return seen
 
 
-def manifest_of(reference: str) -> str:
-    """The manifest that `reference` means: the file itself, or the one in a diff-only repository; "" for none."""
-    if reference.endswith((".yaml", ".yml")) and os.path.isfile(reference):
-        return reference
-    inside = os.path.join(reference, REPOSITORY_MANIFEST)
-    return inside if os.path.isfile(inside) else ""
+def manifest_of(reference: str, places: Places) -> str:
+    """The manifest that `reference` means: the file itself, or the one in a diff-only repository; "" for none.
+
+    Raises:
+        EnvironmentFault: it is elsewhere, and cannot be asked for.
+    """
+    place = place_of_document(reference, places)
+    if place.endswith((".yaml", ".yml")) and is_file(place):
+        return place
+    inside = os.path.join(place, REPOSITORY_MANIFEST)
+    return inside if is_file(inside) else ""
 
 
 def composed(opened: Opened, label: str) -> Checkpoint:
     """The checkpoint that a manifest describes."""
     from overlay.core.composed import as_checkpoint  # as above
 
-    return as_checkpoint(opened.compose(), label, os.path.dirname(os.path.abspath(opened.path)))
+    return as_checkpoint(opened.compose(), label, folder_of(opened.path))
 
 
 def require_whole(seen: Checkpoint) -> None:

@@ -19,10 +19,17 @@ from overlay.formats.names import SHARD_SUFFIX
 from overlay.formats.quant_config import QUANT_CONFIG_NAME, QuantConfig, parse_quant_config
 from overlay.formats.strict_json import JsonProblem
 from overlay.running.diffing import open_whole, text_of
-from overlay.running.locating import Places, locate, open_checkpoint
+from overlay.running.locating import (
+    Places,
+    folder_of,
+    locate,
+    named_file,
+    open_checkpoint,
+    place_of_document,
+)
 from overlay.storage.files import explain_os_error
-from overlay.storage.local import file_at
 from overlay.storage.seen import read_header
+from overlay.storage.stores import is_address, is_file
 
 
 def inspect_reference(reference: str, places: Places) -> tuple[Description, list[Finding]]:
@@ -44,9 +51,10 @@ def open_reference(reference: str, places: Places) -> Checkpoint:
         InvalidInput: it is no checkpoint and no shard.
         EnvironmentFault: something cannot be read.
     """
-    if reference.endswith(SHARD_SUFFIX) and os.path.isfile(reference):
-        return _open_shard(reference)
-    if reference.endswith((".yaml", ".yml")) and os.path.isfile(reference):
+    place = place_of_document(reference, places)
+    if place.endswith(SHARD_SUFFIX) and is_file(place):
+        return _open_shard(place)
+    if place.endswith((".yaml", ".yml")) and is_file(place):
         return open_whole(reference, places)
     return open_checkpoint(reference, locate(reference, ".", places), places, partial=True)
 
@@ -75,7 +83,7 @@ def read_configs(seen: Checkpoint) -> tuple[ModelConfig | None, list[QuantConfig
 
 
 def _open_shard(path: str) -> Checkpoint:
-    file = file_at(path, os.path.basename(path))
+    file = named_file(path)
     try:
         header = read_header(file)
     except HeaderProblem as problem:
@@ -84,7 +92,7 @@ def _open_shard(path: str) -> Checkpoint:
         raise explain_os_error(error, path) from None
     return Checkpoint(
         label=path,
-        root=os.path.realpath(os.path.dirname(path)),
+        root=folder_of(path) if is_address(path) else os.path.realpath(folder_of(path)),
         index=None,
         index_file=None,
         shards={file.name: Shard(file, header)},

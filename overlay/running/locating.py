@@ -119,6 +119,11 @@ def locate_repository(reference: HubReference, places: Places, commit: str | Non
     return os.path.realpath(snapshot) if whole else address
 
 
+def folder_of(path: str) -> str:
+    """The folder of the file at a path or address, absolute."""
+    return path.rpartition("/")[0] if is_address(path) else os.path.dirname(os.path.abspath(path))
+
+
 def place_of_document(reference: str, places: Places) -> str:
     """The path or address of what `reference` names, which may be a file of a repository.
 
@@ -205,6 +210,17 @@ def open_sound(label: str, directory: str, places: Places, *, partial: bool = Fa
     seen = open_checkpoint(label, directory, places, partial=partial)
     require_sound(seen, errors(check(seen)))
     return seen
+
+
+def named_file(path: str) -> FileSeen:
+    """The file at a path or address that the user named; wherever a link leads, it leads there in plain sight.
+
+    Raises:
+        InvalidInput: there is no such file.
+    """
+    if is_address(path):
+        return file_of(folder_of(path), os.path.basename(path), os.path.basename(path), Places())
+    return file_at(path, os.path.basename(path))
 
 
 def file_of(folder: str, path: str, name: str, places: Places) -> FileSeen:

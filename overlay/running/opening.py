@@ -23,6 +23,7 @@ from overlay.formats.references import HubReference, PathReference, StoreReferen
 from overlay.running.locating import (
     Places,
     file_of,
+    folder_of,
     locate,
     locate_locked,
     locate_repository,
@@ -119,7 +120,7 @@ def open_manifest(
         raise InvalidInput(problem, subject=path, hint="let the lowest of them name a checkpoint as its base")
     manifest = read_manifest(path)
     lock, lock_sha256 = _read_lock(lock_path(path)) if with_lock else (None, None)
-    folder = os.path.dirname(path if is_address(path) else os.path.abspath(path))
+    folder = folder_of(path)
     parent = _parent_manifest(manifest, folder)
     if parent is not None:
         pinned = lock or above

@@ -22,7 +22,7 @@ from overlay.errors import InvalidInput
 from overlay.formats import model_config, strict_json
 from overlay.formats.names import INDEX_NAME, RECEIPT_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, SINGLE_NAME, lock_path
 from overlay.running.gathering import can_mend, gather, read_shards
-from overlay.running.locating import Places, open_checkpoint
+from overlay.running.locating import Places, folder_of, open_checkpoint
 from overlay.running.proving import Level, hash_afresh, mismatch
 from overlay.storage.files import read_document
 from overlay.storage.hashing import hash_file
@@ -30,7 +30,7 @@ from overlay.storage.links import resolve, roots_for
 from overlay.storage.local import file_at
 from overlay.storage.proofs import ProofStore
 from overlay.storage.seen import MAX_SIDECAR_BYTES, read_file
-from overlay.storage.stores import names_at
+from overlay.storage.stores import RemoteFolder, is_address, is_file, names_at, path_here
 from overlay.storage.targets import look_at_target
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def tell_apart(reference: str) -> tuple[Literal["checkpoint", "repository", "man
     Raises:
         InvalidInput: a lock without a manifest beside it, or a JSON document of another kind.
     """
-    if not os.path.isfile(reference):
+    if not is_file(reference):
         inside = os.path.join(reference, REPOSITORY_MANIFEST)
-        if os.path.isfile(inside) and os.path.isfile(lock_path(inside)):
+        if is_file(inside) and is_file(lock_path(inside)):
             return "repository", inside
         dangling = os.path.islink(reference) and not os.path.exists(reference)
         return ("shard" if dangling and reference.endswith(SHARD_SUFFIX) else "checkpoint"), reference
@@ -117,7 +117,7 @@ def _manifest_of(lock: str) -> str:
     """The manifest beside `lock`."""
     manifests = [lock.removesuffix(_LOCK_SUFFIX) + suffix for suffix in (".yaml", ".yml")]
     for path in manifests:
-        if os.path.isfile(path):
+        if is_file(path):
             return path
     problem = f"expected the manifest {os.path.basename(manifests[0])} beside this lock, found none"
     raise InvalidInput(problem, subject=lock, hint="put the manifest there, or name the target: its receipt is enough")
@@ -126,7 +126,7 @@ def _manifest_of(lock: str) -> str:
 def _require_manifest(path: str) -> None:
     """Refuse a JSON document that is certainly no manifest; what is wrong with one is said when it is read as such."""
     try:
-        document = strict_json.decode_unchecked(read_document(path, MAX_SIDECAR_BYTES, "JSON document"))
+        document = strict_json.decode_unchecked(read_document(path_here(path), MAX_SIDECAR_BYTES, "JSON document"))
     except strict_json.JsonProblem:
         return
     if isinstance(document, dict) and "overlay" in document:
@@ -191,10 +191,10 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
         InvalidInput: there is no such file.
         EnvironmentFault: it cannot be read.
     """
-    folder, name = os.path.split(os.path.abspath(path))
+    folder, name = folder_of(path), os.path.basename(path)
     # The user named it: wherever it leads, it leads there in plain sight.
     roots = roots_for(os.path.realpath(folder), [os.path.dirname(os.path.realpath(path))])
-    file = resolve(roots, name)
+    file = RemoteFolder(folder).resolve(name) if is_address(folder) else resolve(roots, name)
     shards, wrong = read_shards([file] if isinstance(file, FileSeen) and level != "structure" else [])
     wrong += [file] if isinstance(file, Finding) else []
     seen = Checkpoint(label=path, root=folder, index=None, index_file=None, shards=shards, findings=tuple(wrong))

@@ -12,7 +12,7 @@ from overlay.core.pinning import expected_digests
 from overlay.core.progress import Reporter
 from overlay.formats.names import INDEX_NAME
 from overlay.running.converting import Conversion
-from overlay.running.locating import Places
+from overlay.running.locating import Places, folder_of
 from overlay.running.locking import check_made, hold_against_lock
 from overlay.running.opening import Opened, open_manifest
 from overlay.running.proving import Level, mismatch
@@ -20,6 +20,7 @@ from overlay.running.rederiving import check_derived, with_donors
 from overlay.running.verifying import Verdict, check_content, verify_directory
 from overlay.storage.hashing import hash_file
 from overlay.storage.local import file_at
+from overlay.storage.stores import is_address, is_file, path_here
 
 
 def verify_manifest(
@@ -75,7 +76,10 @@ def verify_repository(
     """
     places = replace(places, confined=True)
     verdict = replace(verify_manifest(path, level, places, reporter, jobs, donors=donors), subject=label)
-    opened, folder = open_manifest(path, places), os.path.realpath(os.path.dirname(path))
+    opened, folder = (
+        open_manifest(path, places),
+        os.path.realpath(folder_of(path)) if not is_address(path) else folder_of(path),
+    )
     findings = [*verdict.findings, *_check_beside(folder, opened)]
     if opened.manifest.base is None:
         shallow: Level = "structure" if level == "structure" else "headers"
@@ -91,8 +95,8 @@ def _check_beside(folder: str, opened: Opened) -> Iterator[Finding]:
         wanted[INDEX_NAME] = opened.lock.result.index_sha256
     for name, expected in wanted.items():
         path = os.path.join(folder, *name.split("/"))
-        if expected and os.path.exists(path):
-            file = file_at(path, name)
+        if expected and (is_file(path) if is_address(path) else os.path.exists(path)):
+            file = file_at(path_here(path), name)
             found = hash_file(file, lambda count: None).sha256
             if found != expected:
                 yield mismatch(file, expected, found)

@@ -139,6 +139,8 @@ def is_file(path: str) -> bool:
     """Whether there is a file at a path, or at the address of one."""
     if not is_address(path):
         return os.path.isfile(path)
+    if is_folder(path):
+        return False
     folder, _, name = path.rpartition("/")
     return name in open_remote(folder).listing.files
 
@@ -147,8 +149,10 @@ def is_folder(path: str) -> bool:
     """Whether there is a folder at a path, or a whole repository at an address."""
     if not is_address(path):
         return os.path.isdir(path)
-    match = _HUB.fullmatch(path)
-    return bool(match) or not path.endswith((".yaml", ".yml", ".json", ".safetensors"))
+    if path.startswith("hf://"):
+        return _HUB.fullmatch(path) is not None
+    # Stores know no folders: what does not end like a file of a checkpoint is one.
+    return _key(path) in _opened or not path.endswith((".yaml", ".yml", ".json", ".safetensors", ".md"))
 
 
 class RemoteFolder:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from overlay.storage.hub.traffic import traffic
 from overlay.storage.proofs import cache_folder
 from overlay.storage.remote import RemoteFile
 from tests.loopback_hub import LoopbackHub
-from tests.loopback_hub.messages import Request, Response, json_response
+from tests.loopback_hub.faults import LISTING, Fault, edited, when
+from tests.loopback_hub.messages import json_response
 
 REPO = "org/name"
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "sub/ä b.txt": b"text"}
@@ -30,15 +30,6 @@ FILES = {"config.json": b"{}", "model.safetensors": b"weights", "sub/ä b.txt": 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overlay.storage.hub.patience.PATIENCE", Patience(tries=3, first_wait=0.01, longest_wait=0.02))
-
-
-def rows_of(*changes: Any) -> Callable[[Request, Callable[[], Response]], Response]:
-    """A fault: the listing has these rows in place of its own."""
-
-    def fault(request: Request, answer: Callable[[], Response]) -> Response:
-        return json_response(list(changes)) if "/tree/" in request.path else answer()
-
-    return fault
 
 
 def row(path: Any = "a", size: Any = 1, **others: Any) -> dict[str, Any]:
@@ -319,7 +310,7 @@ BAD_ROWS = {
 def test_one_bad_entry_refuses_the_repository(hub: LoopbackHub, bad: Any, named: str) -> None:
     commit = hub.seed(REPO, FILES)
 
-    with hub.failing(rows_of(row("good"), bad)), pytest.raises(InvalidInput) as caught:
+    with hub.failing(when(LISTING, edited(lambda rows: [*rows, bad]))), pytest.raises(InvalidInput) as caught:
         open_repository(REPO, commit)
 
     assert f"hf://{REPO}@{commit}" == caught.value.subject
@@ -350,13 +341,10 @@ def test_a_file_in_lfs_without_a_sha256_has_none() -> None:
     assert [("", "0" * 40), ("", "0" * 40), ("", "")] == [(file.sha256, file.oid) for file in files.values()]
 
 
-def paging_to(url: str) -> Callable[[Request, Callable[[], Response]], Response]:
-    def fault(request: Request, answer: Callable[[], Response]) -> Response:
-        if "/tree/" not in request.path:
-            return answer()
-        return json_response([row(request.target)], headers={"Link": f'<{url}>; rel="next"'})
-
-    return fault
+def paging_to(url: str) -> Fault:
+    """A fault: each page of a listing has one file, and `url` as the next page."""
+    next_page = {"Link": f'<{url}>; rel="next"'}
+    return when(LISTING, lambda request, answer: json_response([row(request.target.lstrip("/"))], headers=next_page))
 
 
 def test_a_listing_that_goes_on_elsewhere_does_not_get_the_token(hub: LoopbackHub) -> None:
@@ -381,8 +369,8 @@ def test_a_listing_that_goes_round_in_a_circle_ends(hub: LoopbackHub) -> None:
 def test_a_listing_that_is_no_list_is_refused(hub: LoopbackHub, document: Any) -> None:
     commit = hub.seed(REPO, FILES)
 
-    def fault(request: Request, answer: Callable[[], Response]) -> Response:
-        return json_response(document) if "/tree/" in request.path else answer()
-
-    with hub.failing(fault), pytest.raises(InvalidInput, match="expected a list of files"):
+    with (
+        hub.failing(when(LISTING, edited(lambda rows: document))),
+        pytest.raises(InvalidInput, match="expected a list of files"),
+    ):
         open_repository(REPO, commit)

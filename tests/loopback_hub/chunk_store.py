@@ -49,6 +49,15 @@ class ChunkStore:
                 handle = upload.start_upload_bytes(whole(contents), sha256=hf_xet.COMPUTE_SHA256)
         return str(handle.result().xet_info.hash)
 
+    def damage(self) -> None:
+        """Turn over the bits of a byte in the middle of every block of chunks."""
+        for path in (self.folder / "xet" / "xorbs" / "xorbs").glob("default.*"):
+            if path.suffix != ".tagset":
+                path.chmod(0o600)
+                data = bytearray(path.read_bytes())
+                data[len(data) // 2] ^= 0xFF
+                path.write_bytes(data)
+
 
 @dataclass(frozen=True, slots=True)
 class InChunks:

@@ -33,7 +33,7 @@ def manifest(**changes: Any) -> str:
         "files": {"config.json": {"patch": PATCH}},
         **changes,
     }
-    return manifest_text(**{key: entry for key, entry in value.items() if entry is not None})
+    return manifest_text(**value)
 
 
 def build(folder: Path, **changes: Any) -> Path:

@@ -166,7 +166,9 @@ def test_the_index_of_a_repository_that_init_made_is_composed(hub: LoopbackHub, 
     ended = overlay("init", "--base", tmp_path / "base", "--derived", tmp_path / "derived", "-o", tmp_path / "made")
     assert 0 == ended.code, ended.refusal
     path = tmp_path / "made" / "overlay.yaml"
-    text = path.read_text().replace(str(tmp_path / "base"), f"hf://{BASE}").replace("summary:", "license: mit\nsummary:")
+    text = (
+        path.read_text().replace(str(tmp_path / "base"), f"hf://{BASE}").replace("summary:", "license: mit\nsummary:")
+    )
     path.write_text(text.replace(f"into {tmp_path}/derived", "into another"))
     hub.seed(BASE, base.files())
     assert 0 == overlay("lock", path).code

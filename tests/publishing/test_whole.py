@@ -7,6 +7,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.loopback_hub import LoopbackHub
 from tests.publishing.cases import BASE, REPO, SHARD, build, codes, done, publish, published, seed
 from tests.support.checkpoints import INDEX, SINGLE, sharded, single_file, write_files
@@ -102,13 +104,15 @@ def test_a_base_on_this_machine_cannot_be_copied(xet_hub: LoopbackHub, tmp_path:
     assert {"LCK011", "LCK013"} == codes(publish(build(tmp_path, base="base"), f"hf://{REPO}", "--full"))
 
 
-def test_the_index_may_not_dangle(xet_hub: LoopbackHub, tmp_path: Path) -> None:
+def test_the_index_may_not_dangle(xet_hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed(xet_hub)
     built = build(tmp_path)
     commit = xet_hub.head(BASE).id
     gone = next(iter(sharded().shards))
     files = {name: file for name, file in xet_hub.head(BASE).files.items() if name != gone}
     xet_hub.repository(BASE).commits[commit] = replace(xet_hub.head(BASE), files=files)
+
+    monkeypatch.setenv("OVERLAY_CACHE", str(tmp_path / "cache"))  # where the listing was kept
 
     ended = publish(built, f"hf://{REPO}", "--full")
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _STALE: Final = 412
 """Status of a commit whose parent is not the head any more."""
 
+_AGAIN: Final = "run the command again; what was uploaded whole is not sent again"
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -147,12 +149,22 @@ def _explained(repo: str) -> Iterator[None]:
             hint = "mend the front matter of README.md, then run the command again"
             raise InvalidInput(clean(str(error)), subject=f"{place}/README.md", hint=hint) from None
         fault = fault_of_error(error, place)
+        if fault is None and isinstance(error, _hub_errors()):
+            fault = EnvironmentFault(
+                f"expected to publish, found: {clean(str(error))}", subject=str(place), hint=_AGAIN
+            )
         if fault is None and (isinstance(error, RuntimeError) or type(error).__module__.startswith("hf_xet")):
-            hint = "run the command again; what was uploaded whole is not sent again"
-            fault = EnvironmentFault(f"expected to upload, found: {clean(str(error))}", subject=str(place), hint=hint)
+            fault = EnvironmentFault(f"expected to upload, found: {clean(str(error))}", subject=str(place), hint=_AGAIN)
         if fault is None:
             raise
         raise fault from None
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """Errors of the client that come without an answer of the Hub."""
+    from huggingface_hub import errors
+
+    return (errors.EntryNotFoundError, errors.BadRequestError, errors.FileDuplicationError)
 
 
 @contextmanager

@@ -1,0 +1,40 @@
+"""Linting: the verb that says what each engine will do with a checkpoint, before a GPU is rented."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from overlay.engines.versions import ENGINES, VersionProblem, newest, parse_engine
+from overlay.errors import UsageError
+from overlay.running.linting import Lint, lint_reference
+from overlay.running.locating import Places
+
+
+def lint(
+    reference: str,
+    engines: Sequence[str] = (),
+    *,
+    target: str | None = None,
+    tensor_parallel: int = 1,
+    places: Places | None = None,
+) -> Lint:
+    """What `engines` will do with a checkpoint, a repository, or what a manifest describes; no engine means all of them.
+
+    Args:
+        reference: what to look at; with `target`, a standalone draft.
+        engines: such as ``vllm`` or ``vllm==0.33.0``.
+        target: the checkpoint that the draft is served beside.
+        tensor_parallel: ranks that weights are cut for.
+        places: where things are on this machine.
+
+    Raises:
+        UsageError: an engine or version that there is not, or one that is named twice.
+    """
+    try:
+        wanted = [parse_engine(text) for text in engines] or [newest(name) for name in ENGINES]
+    except VersionProblem as problem:
+        raise UsageError(str(problem), subject="--engine", hint="for example --engine vllm==0.33.0") from None
+    if len({engine.name for engine in wanted}) < len(wanted):
+        hint = "ask about two versions in two calls"
+        raise UsageError("expected each engine once", subject="--engine", hint=hint)
+    return lint_reference(reference, wanted, places or Places(), target=target, tensor_parallel=tensor_parallel)

@@ -1,0 +1,50 @@
+"""What lint found, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from overlay.engines.predicting import Prediction
+from overlay.engines.remarks import Remark
+from overlay.report.blocks import Block, Heading, Marked, Table
+from overlay.running.linting import Lint
+
+_COLUMNS = ("engine", "target", "draft")
+
+
+def lint_lines(lint: Lint) -> Iterator[Block]:
+    """The predictions as a table, then the reasons of each engine."""
+    against = f" beside {lint.target}" if lint.target is not None else ""
+    yield Heading(f"{lint.subject}{against}")
+    rows = [(one.engine.title, one.target, one.draft) for one in lint.predictions]
+    yield Table([_COLUMNS, *rows], headed=True)
+    for prediction in lint.predictions:
+        yield from _reasons(prediction)
+    yield from _last_line(lint)
+
+
+def _reasons(prediction: Prediction) -> Iterator[Block]:
+    if not prediction.remarks:
+        return
+    yield Heading(prediction.engine.title)
+    for said in prediction.remarks[:_MOST]:
+        found = said.finding
+        yield Marked(f"{found.code} ", said.severity.value, f": {found.subject}: {found.message}{_consequence(said)}")
+        if said.fails:
+            yield f"  hint: {found.hint}"
+    if len(prediction.remarks) > _MOST:
+        yield f"and {len(prediction.remarks) - _MOST} more; --json lists them"
+
+
+_MOST = 20
+"""Findings of one engine that are printed."""
+
+
+def _consequence(said: Remark) -> str:
+    about = {"both": "target and draft", "target": "target", "draft": "draft"}[said.scope]
+    return f" -> {about}: {said.effect}" if said.effect != "none" else ""
+
+
+def _last_line(lint: Lint) -> Iterator[Block]:
+    failing = [one.engine.title for one in lint.predictions if one.fails]
+    yield f"not ok for {', '.join(failing)}" if failing else "ok"
