@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from overlay.api.comparing import audit, diff, write_page
     from overlay.api.explaining import explain_code, trace
     from overlay.api.launching import launch
+    from overlay.api.linting import lint
     from overlay.api.looking import inspect, verify
     from overlay.api.mending import mend
     from overlay.api.probing import probe
@@ -47,6 +48,7 @@ HOMES: Final = {
     **dict.fromkeys(("explain_code", "trace"), "overlay.api.explaining"),
     **dict.fromkeys(("inspect", "verify"), "overlay.api.looking"),
     "launch": "overlay.api.launching",
+    "lint": "overlay.api.linting",
     "mend": "overlay.api.mending",
     "probe": "overlay.api.probing",
     **dict.fromkeys(("Publication", "publish"), "overlay.api.publishing"),
@@ -74,6 +76,7 @@ __all__ = [
     "init_derived",
     "inspect",
     "launch",
+    "lint",
     "lock",
     "mend",
     "plan",

@@ -37,4 +37,7 @@ def lint(
     if len({engine.name for engine in wanted}) < len(wanted):
         hint = "ask about two versions in two calls"
         raise UsageError("expected each engine once", subject="--engine", hint=hint)
-    return lint_reference(reference, wanted, places or Places(), target=target, tensor_parallel=tensor_parallel)
+    where = places or Places()
+    return lint_reference(
+        reference, wanted, where, target=target, tensor_parallel=tensor_parallel, asked=bool(engines)
+    )

@@ -34,6 +34,7 @@ _VERBS = {
     "audit": ("comparing", "Show what a checkpoint adds to its base, and which claims hold."),
     "inspect": ("inspecting", "Show what a checkpoint is made of."),
     "explain": ("explaining", "Say what a finding means, or where a tensor came from."),
+    "lint": ("linting", "Say what each engine will do with a checkpoint, before a GPU is rented."),
     "launch": ("launching", "Print the command that serves a checkpoint, or run it."),
     "probe": ("probing", "Ask a running server whether its draft fires."),
     "schema": ("looking", "Print the JSON Schema of the manifest."),

@@ -70,7 +70,6 @@ def find_obstacles(
         *repository.findings,
         *find_private_places(repository),
         *find_missing(repository),
-        *find_unexpected(repository, origin),
         *find_secrets(repository),
         *find_unpinned(repository, origin),
         *find_unproven(repository),
@@ -78,7 +77,9 @@ def find_obstacles(
     ]
     if origin is not None:
         findings += find_moves(repository, origin)
+        findings += find_overwritten(repository, origin, destination) if mode == "change" else ()
     if repository.lock is not None:
+        findings += find_unexpected(repository, origin)
         findings += find_dangling(repository, origin, destination, mode)
         if mode != "difference":
             findings += find_uncopyable(repository, origin, destination, mode)
@@ -190,6 +191,22 @@ def find_moves(repository: Repository, origin: Origin) -> Iterator[Finding]:
             yield about("LCK001", name, f"expected it in the base at {origin.commit}, found none")
         else:
             yield from _differs(name, file, held.size, held.sha256, " in the base")
+
+
+def find_overwritten(repository: Repository, origin: Origin, destination: Destination) -> Iterator[Finding]:
+    """Files of the base's own repository that somebody changed since, and that a change would overwrite or rest on."""
+    lock = repository.lock
+    if lock is None:
+        return
+    for name in sorted({*result_names(repository), *index_shards(repository)}):
+        held, pinned, item = destination.files.get(name), origin.files.get(name), repository.get(name)
+        if held is None or (item is not None and item.equals(held)):
+            continue
+        if pinned is None or (held.sha256 or held.oid) != (pinned.sha256 or pinned.oid):
+            was = f"the one of {origin.commit}" if pinned is not None else "none"
+            yield about(
+                "LCK001", name, f"expected {was} in the base's repository, found another one at {destination.head}"
+            )
 
 
 def find_dangling(

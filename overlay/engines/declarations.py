@@ -59,7 +59,7 @@ def check_map(engine: Engine, subject: Subject, seen: Seen, opened: tuple[str, .
         if name not in listed and name not in opened and name in subject.headers:
             yield remark("IDX010", name, "the index does not name this shard; it is not opened", "none")
     globbing = engine.name in ("llama.cpp", "mlx")
-    if seen.names == mapped.keys() or (globbing and engine.name == "mlx"):
+    if engine.name == "mlx" or not seen.differs_from(mapped):
         return
     phantoms = [name for name in mapped if name not in seen.names and mapped[name] in opened]
     if phantoms:

@@ -129,8 +129,9 @@ def _transformers(engine: Engine, subject: Subject, family: Family, seen: Seen, 
             said.append(_absent(subject, number, "transformers refuses: MtpModel weights are missing", "refuses"))
             continue
         said += _judge(engine, subject, family, layer, Plan(number, layer.prefix, NOTHING_DECLARED))
-        unmapped = [name for name in seen.names if mapped is not None and name.startswith(layer.prefix) and name not in mapped]
-        if unmapped:
+        if mapped is None or not seen.differs_from(mapped):
+            continue
+        if unmapped := [name for name in seen.names if name.startswith(layer.prefix) and name not in mapped]:
             message = f"expected the index to map it, found {len(unmapped)} such tensors; MtpModel goes by the index"
             said.append(remark("IDX005", layer.prefix.rstrip("."), message, "refuses", "draft", tensor=min(unmapped)))
     return said

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay.core.describing import ranges
+from overlay.core.schemes import scheme_of
 from overlay.engines.families import Family
 from overlay.engines.inventory import EXPERTS, Needs, Slot, needs_of
 from overlay.engines.layers import LayerSeen, Seen
@@ -29,12 +30,15 @@ class Plan:
     """The declaration that it goes by; an empty one where it goes by none."""
 
 
+Found = tuple[Gap, Effect, str]
+"""A gap, what the engine does about it, and the words that a person sees."""
+
 NOTHING_DECLARED: Final = Matcher(None)
 
 
 def judge_layer(
     seen: LayerSeen, needs: Needs, plan: Plan, setting: Setting, copies: tuple[str, ...] = ()
-) -> Iterator[tuple[Gap, Effect, str]]:
+) -> Iterator[Found]:
     """Every gap of a layer with what the engine does about it."""
     decide, experts = _deciding(plan, needs)
     fp8_key = setting.engine.name == "vllm" and setting.engine.within(since="0.20.0")
@@ -63,24 +67,22 @@ def setting_for(engine: Engine, family: Family, stage: Stage, subject: Subject, 
 
 def judge_trunk(
     engine: Engine, subject: Subject, family: Family, seen: Seen, matcher: Matcher
-) -> list[tuple[Gap, Effect, str]]:
+) -> list[Found]:
     """Every gap of the layers that `num_hidden_layers` counts, and of what stands outside of them."""
     layers = subject.number("num_hidden_layers") or 0
     setting = setting_for(engine, family, "target", subject, matcher)
-    found: list[tuple[Gap, Effect, str]] = []
-    kinds: dict[tuple[bool, bool, bool], Needs | None] = {}
+    found: list[Found] = []
     for number in range(layers):
         needs = needs_of(subject, family, number, draft=False)
         if needs is None:
             return []
         layer = seen.layers.get(number) or LayerSeen(f"{seen.stack}{number}.")
         found += judge_layer(layer, needs, Plan(number, layer.prefix, matcher), setting)
-    del kinds
     found += _judge_outside(subject, seen, setting)
     return found
 
 
-def _judge_outside(subject: Subject, seen: Seen, setting: Setting) -> Iterator[tuple[Gap, Effect, str]]:
+def _judge_outside(subject: Subject, seen: Seen, setting: Setting) -> Iterator[Found]:
     """Embedding, last norm and output layer."""
     hidden, vocabulary = subject.number("hidden_size"), subject.number("vocab_size")
     if hidden is None or vocabulary is None:
@@ -97,40 +99,46 @@ def _judge_outside(subject: Subject, seen: Seen, setting: Setting) -> Iterator[t
         yield gap, *outcome(gap, setting)
 
 
-def to_remarks(found: Iterable[tuple[Gap, Effect, str]], stage: Stage, code_of: Callable[[Gap], str]) -> list[Remark]:
-    """One remark for gaps that differ in layer and expert only; the worst come first."""
-    groups: dict[tuple[object, ...], list[tuple[Gap, Effect, str]]] = {}
+def to_remarks(found: Iterable[Found], stage: Stage, code_of: Callable[[Gap], str]) -> list[Remark]:
+    """One remark for gaps of one kind: those that differ in layer and expert only, or in the module alone where all are
+    stored in the same wrong scheme."""
+    groups: dict[tuple[object, ...], list[Found]] = {}
     for gap, effect, words in found:
-        path = gap.path if not gap.is_expert else f"{EXPERTS}.*.{gap.path.rpartition('.')[2]}"
-        kinds = tuple((trouble.kind, trouble.suffix) for trouble in gap.troubles)
-        groups.setdefault((code_of(gap), path, kinds, effect), []).append((gap, effect, words))
+        what: tuple[object, ...] = _path(gap), *((trouble.kind, trouble.suffix) for trouble in gap.troubles)
+        if gap.scheme_differs and gap.form is not None:
+            what = "scheme", gap.scheme, scheme_of(gap.form).label
+        groups.setdefault((code_of(gap), effect, what), []).append((gap, effect, words))
     return [_as_remark(str(key[0]), members, stage) for key, members in groups.items()]
 
 
-def _as_remark(code: str, members: list[tuple[Gap, Effect, str]], stage: Stage) -> Remark:
+def _path(gap: Gap) -> str:
+    return f"{EXPERTS}.*.{gap.path.rpartition('.')[2]}" if gap.is_expert else gap.path
+
+
+def _as_remark(code: str, members: list[Found], stage: Stage) -> Remark:
     gap, effect, words = members[0]
-    layers = sorted({int(number) for one, _, _ in members if (number := one.prefix.rstrip(".").rpartition(".")[2]).isdigit()})
-    where = f" in layers {ranges(layers)}" if len(layers) > 1 else ""
-    experts = f" of experts {ranges(gap.experts)}" if len(gap.experts) > 1 else ""
-    message = f"{_difference(gap)}{experts}{where}" + (f" ({words})" if words else "")
+    layers = {number for one, _, _ in members if (number := one.prefix.rstrip(".").rpartition(".")[2]).isdigit()}
+    where = f" in layers {ranges(map(int, layers))}" if len(layers) > 1 else ""
+    paths = sorted({_path(one) for one, _, _ in members})
+    modules = f" in {len(paths)} modules: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}"
+    experts = f" of experts {ranges(gap.experts)}" if len(gap.experts) > 1 and len(paths) == 1 else ""
+    message = f"{_difference(gap)}{experts}{modules if len(paths) > 1 else ''}{where}" + (f" ({words})" if words else "")
     return remark(code, gap.prefix.rstrip(".") or "the checkpoint", message, effect, stage, tensor=gap.example)
+
+
+_FEW: Final = 4
+"""Modules that a message names."""
 
 
 def _difference(gap: Gap) -> str:
     if not gap.agreed:
         return "expected one scheme for the parts of a fused module, found several declared"
     if gap.slot is None:
-        return f"expected no such tensor, found {_suffixes(gap)}"
+        return f"expected no such tensor, found {', '.join(trouble.suffix for trouble in gap.troubles)}"
     built = gap.scheme.label if gap.scheme is not None else "an unquantised weight"
     if gap.form is None:
         return f"expected {built if gap.slot.role == 'linear' else gap.troubles[0].expected}, found nothing"
     if gap.scheme_differs:
-        from overlay.core.schemes import scheme_of
-
         return f"expected {built}, found {scheme_of(gap.form).label}"
     first = gap.troubles[0]
     return f"expected {first.expected} as {first.suffix}, found {first.found}"
-
-
-def _suffixes(gap: Gap) -> str:
-    return ", ".join(trouble.suffix for trouble in gap.troubles)

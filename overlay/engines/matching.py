@@ -7,8 +7,9 @@ Sources: vLLM 0.33 `modelopt.py:191-226` (exact with fused parts, plain substrin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from typing import Any, Final, NamedTuple
 
 from overlay.formats.module_regex import RegexProblem
@@ -57,7 +58,10 @@ class Matcher:
                 self.problem = problems.lines[0]
         self._known: dict[str, Decision] = {}
         self._entries = tuple(entry for entry in self.rules.ignore if entry) if self.rules else ()
-        self._wild = tuple(entry for entry in self._entries if any(sign in entry for sign in "*?["))
+        wild = [entry for entry in self._entries if any(sign in entry for sign in "*?[")]
+        plain = [entry for entry in self._entries if entry not in wild]
+        self._wild = re.compile("|".join(map(translate, wild))) if wild else None
+        self._parts = tuple(plain)
 
     @property
     def quantises(self) -> bool:
@@ -111,6 +115,8 @@ class Matcher:
 
     def _scheme(self, module: str, *, listed: bool = False) -> Decision:
         assert self.rules is not None  # what asks was asked after it
+        if self.method == "modelopt" and len(self.rules.groups) == 1:  # who asks has looked at the list already
+            return Decision(self.rules.groups[0].scheme)
         try:
             found = self.rules.scheme_for(module, LINEAR)
         except RegexProblem:
@@ -125,9 +131,9 @@ class Matcher:
 
     def _excluded(self, prefix: str) -> bool:
         """ModelOpt: the name, a part of the name, or a pattern (`modelopt.py:191-226`)."""
-        if any(entry in prefix for entry in self._entries):
+        if any(entry in prefix for entry in self._parts):
             return True
-        return any(fnmatchcase(prefix, entry) for entry in self._wild)
+        return self._wild is not None and self._wild.match(prefix) is not None
 
     def _hits(self, entry: str, module: str) -> bool:
         assert self.rules is not None  # as above

@@ -37,10 +37,9 @@ class Prediction:
     remarks: tuple[Remark, ...]
     opening: Opening
 
-    @property
-    def fails(self) -> bool:
-        """Whether a command that asked for this engine must fail."""
-        return any(said.fails for said in self.remarks)
+    def fails(self, *, asked: bool) -> bool:
+        """Whether lint must fail for this engine, which the user named or did not."""
+        return any(said.fails(asked=asked) for said in self.remarks)
 
     def document(self) -> dict[str, Any]:
         """The prediction as it stands in JSON documents."""

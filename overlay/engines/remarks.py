@@ -16,7 +16,7 @@ Scope = Literal["both", "target", "draft"]
 """Which of the two models of speculative decoding a remark is about: what verifies, or what drafts."""
 
 EFFECTS: Final[tuple[Effect, ...]] = get_args(Effect)
-LIMITATIONS: Final = frozenset({"ENG023"})
+LIMITATIONS: Final = frozenset({"ENG023", "ENG025"})
 """Codes that say what an engine cannot do with any checkpoint of the kind; the checkpoint is not at fault."""
 
 
@@ -36,10 +36,9 @@ class Remark:
             return Severity.ERROR
         return self.finding.severity
 
-    @property
-    def fails(self) -> bool:
-        """Whether a command that asked for this engine must fail."""
-        return self.severity is Severity.ERROR
+    def fails(self, *, asked: bool) -> bool:
+        """Whether lint must fail for it; what an engine cannot do with any such checkpoint only where it was `asked` for."""
+        return self.severity is Severity.ERROR or (asked and self.effect in ("refuses", "wrong"))
 
     def of(self, engine: str) -> Remark:
         """The same, said of `engine`."""

@@ -19,18 +19,18 @@ def lint_lines(lint: Lint) -> Iterator[Block]:
     rows = [(one.engine.title, one.target, one.draft) for one in lint.predictions]
     yield Table([_COLUMNS, *rows], headed=True)
     for prediction in lint.predictions:
-        yield from _reasons(prediction)
+        yield from _reasons(prediction, asked=lint.asked)
     yield from _last_line(lint)
 
 
-def _reasons(prediction: Prediction) -> Iterator[Block]:
+def _reasons(prediction: Prediction, *, asked: bool) -> Iterator[Block]:
     if not prediction.remarks:
         return
     yield Heading(prediction.engine.title)
     for said in prediction.remarks[:_MOST]:
         found = said.finding
         yield Marked(f"{found.code} ", said.severity.value, f": {found.subject}: {found.message}{_consequence(said)}")
-        if said.fails:
+        if said.fails(asked=asked):
             yield f"  hint: {found.hint}"
     if len(prediction.remarks) > _MOST:
         yield f"and {len(prediction.remarks) - _MOST} more; --json lists them"
@@ -46,5 +46,5 @@ def _consequence(said: Remark) -> str:
 
 
 def _last_line(lint: Lint) -> Iterator[Block]:
-    failing = [one.engine.title for one in lint.predictions if one.fails]
+    failing = [one.engine.title for one in lint.failing]
     yield f"not ok for {', '.join(failing)}" if failing else "ok"

@@ -19,7 +19,7 @@ from overlay.engines.subject import NO_METADATA, Subject
 from overlay.engines.values import wanted_values
 from overlay.engines.versions import Engine
 from overlay.errors import InvalidInput
-from overlay.formats.header import Header, HeaderProblem
+from overlay.formats.header import Header, HeaderProblem, TensorInfo
 from overlay.formats.index import MAX_INDEX_BYTES
 from overlay.formats.model_config import CONFIG_NAME
 from overlay.formats.names import REPOSITORY_MANIFEST, SHARD_SUFFIX
@@ -28,7 +28,7 @@ from overlay.running.diffing import text_of
 from overlay.running.locating import Places, locate, open_checkpoint
 from overlay.storage.files import open_regular, read_exactly
 from overlay.storage.local import file_at
-from overlay.storage.seen import read_file, read_header
+from overlay.storage.seen import paused_gc, read_file, read_header
 from overlay.storage.stores import is_address
 
 _MOST_NESTED: Final = 2000
@@ -46,11 +46,18 @@ class Lint:
     predictions: tuple[Prediction, ...]
     facts: Mapping[str, Facts]
     """Engine to what it was told; for explanations."""
+    asked: bool = True
+    """Whether the user named the engines."""
+
+    @property
+    def failing(self) -> list[Prediction]:
+        """The predictions for which lint fails."""
+        return [prediction for prediction in self.predictions if prediction.fails(asked=self.asked)]
 
     @property
     def ok(self) -> bool:
         """Whether every engine loads it, and there is no error among the findings."""
-        return not any(prediction.fails for prediction in self.predictions)
+        return not self.failing
 
     def document(self) -> dict[str, Any]:
         """The result as it stands in JSON documents."""
@@ -63,7 +70,13 @@ class Lint:
 
 
 def lint_reference(
-    reference: str, engines: Sequence[Engine], places: Places, *, target: str | None = None, tensor_parallel: int = 1
+    reference: str,
+    engines: Sequence[Engine],
+    places: Places,
+    *,
+    target: str | None = None,
+    tensor_parallel: int = 1,
+    asked: bool = True,
 ) -> Lint:
     """Predict what `engines` do with `reference`: a directory, a repository, or a manifest, with its changes for each engine.
 
@@ -73,6 +86,7 @@ def lint_reference(
         places: where things are.
         target: the checkpoint that the draft is served beside.
         tensor_parallel: ranks that weights are cut for.
+        asked: whether the user named the engines.
 
     Raises:
         InvalidInput: it is no checkpoint, or a manifest is malformed.
@@ -80,13 +94,14 @@ def lint_reference(
     """
     reader, known = Reader(places, tensor_parallel), Reader(places, tensor_parallel)
     predictions, told = [], {}
-    for engine in engines:
-        facts = told[engine.name] = reader.facts(reference, engine)
-        if target is None:
-            predictions.append(predict(engine, facts))
-        else:
-            predictions.append(predict_pair(engine, known.facts(target, engine), facts))
-    return Lint(subject=reference, target=target, predictions=tuple(predictions), facts=told)
+    with paused_gc():  # what is read holds no cycles
+        for engine in engines:
+            facts = told[engine.name] = reader.facts(reference, engine)
+            if target is None:
+                predictions.append(predict(engine, facts))
+            else:
+                predictions.append(predict_pair(engine, known.facts(target, engine), facts))
+    return Lint(subject=reference, target=target, predictions=tuple(predictions), facts=told, asked=asked)
 
 
 class Reader:
@@ -249,15 +264,26 @@ def _read_values(subject: Subject, files: Mapping[str, FileSeen], wanted: Iterab
     holders = subject.weight_map
     for name in wanted:
         shard = holders.get(name) if holders is not None else next((s for s in files if name in subject.headers[s]), None)
-        if shard in files and name in subject.headers[shard]:
+        if shard is not None and shard in files:
             by_shard.setdefault(shard, []).append(name)
     for shard, names in by_shard.items():
         header = subject.headers[shard]
         try:
             with open_regular(files[shard].location) as descriptor:
                 for name in names:
-                    info = header[name]
-                    if info.nbytes <= _MOST_BYTES:
+                    info = _entry(header, name, many=len(names) > _FEW)
+                    if info is not None and info.nbytes <= _MOST_BYTES:
                         yield name, read_exactly(descriptor, info.nbytes, header.data_start + info.begin)
         except OSError:
             continue  # what cannot be read is found where it is opened
+
+
+_FEW: Final = 50
+"""Look-ups in one header that are cheaper without a table of all its names."""
+
+
+def _entry(header: Header, name: str, *, many: bool) -> TensorInfo | None:
+    try:
+        return header[name] if many else header.at(header.names.index(name))
+    except (KeyError, ValueError):
+        return None

@@ -25,6 +25,7 @@ from overlay.core.publishing import (
     Origin,
     PublishPlan,
     Repository,
+    named_files,
     result_names,
 )
 from overlay.errors import InvalidInput, UsageError
@@ -183,7 +184,7 @@ def carry_out(plan: PublishPlan, *, bars: bool) -> Published:
 
     parent = plan.parent or create(plan.repo, private=plan.private)
     files = [
-        File(op.item.path, op.item.data if op.item.data is not None else op.item.source)
+        File(op.item.path, op.item.data if op.item.data is not None else op.item.source, _proved(op.item))
         for op in plan.operations
         if op.do != "keep"
     ]
@@ -197,6 +198,11 @@ def carry_out(plan: PublishPlan, *, bars: bool) -> Published:
         bars=bars,
     )
     return Published(plan, made.commit, made.url)
+
+
+def _proved(item: Item) -> str:
+    """The sha256 of what is sent from a file of this machine; "" for texts and for copies."""
+    return item.sha256 if item.data is None and not item.source.startswith("hf://") else ""
 
 
 def made_item(path: str, data: bytes) -> Item:
@@ -275,15 +281,17 @@ def _composed(repository: Repository, path: str, places: Places) -> dict[str, It
     lock = repository.lock
     if lock is None or lock.manifest_sha256 != repository.manifest.digest:
         return {}
-    pinned = {name: file.sha256 for name, file in lock.files.items()}
+    changes = repository.manifest.files
+    patched = {name for name, change in changes.items() if change.patch is not None or change.merge is not None}
+    pinned = {name: lock.files[name].sha256 for name in patched & lock.files.keys()}
     pinned[INDEX_NAME] = lock.result.index_sha256
     wanting = {
         name
         for name in result_names(repository)
         if name in pinned and ((item := repository.files.get(name)) is None or item.sha256 != pinned[name])
     }
-    if not wanting:
-        return {}
+    if not wanting or not repository.files.keys() >= {*named_files(repository.manifest), *lock.grafts}:
+        return {}  # nothing to compose, or nothing to compose it from: the gate names what is missing
     composition = open_manifest(path, replace(places, confined=True)).compose()
     made = {file.name: file.data for file in composition.sidecars if isinstance(file, PatchedFile)}
     if composition.index:

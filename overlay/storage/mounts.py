@@ -1,7 +1,7 @@
 """The folders that a container needs to read a checkpoint whose links leave its directory.
 
-A link is followed hop by hop, for a Hub cache has two: a snapshot's link leads to ``blobs/<etag>``, and that may lead on to a
-store that all repositories share.  Each hop's folder must be where the link spells it, wherever it really lies.
+A link is followed hop by hop, for a Hub cache has two: a snapshot's link leads to ``blobs/<etag>``, and that may lead on to
+a store that all repositories share.  Each hop's folder must be where the link spells it, wherever it really lies.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from overlay.core.findings import Finding
 from overlay.core.launching import Mount
 from overlay.errors import InvalidInput
 from overlay.storage.links import Roots, resolve
@@ -34,7 +35,7 @@ def mounts_for(directory: str, roots: Roots) -> list[Mount]:
     found = {Mount(roots.own, directory): None}
     for name in _links(roots.own):
         seen = resolve(roots, name)
-        if not hasattr(seen, "location"):
+        if isinstance(seen, Finding):
             hint = f"overlay verify {directory} says more; --allow-root allows a folder"
             raise InvalidInput(seen.message, subject=f"{directory}: {name}", hint=hint)
         folder, last = os.path.split(name)

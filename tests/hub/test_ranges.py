@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -312,7 +311,9 @@ def test_what_is_kept_is_the_users_alone(hub: LoopbackHub, tmp_path: Path) -> No
     read_headers(opened(hub, {"a.safetensors": seed}), ["a.safetensors"], {})
     os.umask(0o022)
 
-    modes: Callable[[Path], int] = lambda path: path.stat().st_mode & 0o777  # noqa: E731
-    kept = [path for path in Path(cache_folder()).rglob("*")]
+    def modes(path: Path) -> int:
+        return path.stat().st_mode & 0o777
+
+    kept = list(Path(cache_folder()).rglob("*"))
     assert {0o600} == {modes(path) for path in kept if path.is_file()}
     assert {0o700} == {modes(path) for path in [*kept, Path(cache_folder())] if path.is_dir()}

@@ -6,8 +6,6 @@ import os
 import stat
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from overlay.errors import EnvironmentFault, InvalidInput, Mismatch
 from overlay.storage.object_stores import ObjectStore, open_store, reading
 from overlay.storage.object_stores.keeping import keep
 from overlay.storage.remote import Remote
+from tests.storage.breaking_proxy import breaking
 
 SHARD = bytes(range(256)) * 12_000
 BUCKET = "checkpoints"

@@ -20,7 +20,7 @@ from overlay.errors import EnvironmentFault, Mismatch, OverlayError
 from overlay.formats.digest import SHA256_HEX
 from overlay.storage.files import explain_os_error, open_regular
 from overlay.storage.hashing import BLOCK, hash_file
-from overlay.storage.hub.environment import LIBRARY, endpoint, is_xet_usable, require_online
+from overlay.storage.hub.environment import LIBRARY, endpoint, hub_headers, is_xet_usable, require_online
 from overlay.storage.hub.faults import RETRIED, Place, clean, fault_of_error
 from overlay.storage.hub.patience import Transient, Tries, asked_wait, current_patience
 from overlay.storage.hub.session import watched
@@ -62,6 +62,7 @@ def _fetch(repo: str, commit: str, file: RemoteFile, place: Place, advance: Adva
     """Let huggingface_hub fetch a file, as often as it takes."""
     from huggingface_hub import hf_hub_download
 
+    hub_headers()  # a token that cannot be sent is found here, where it has a name
     over_xet = bool(file.xet_hash) and is_xet_usable()
     bar = _bar_class(_Meter(advance, file.size), over_xet)
     tries = Tries()

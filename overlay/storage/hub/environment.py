@@ -79,10 +79,18 @@ def offline_fault(subject: str) -> EnvironmentFault:
 
 
 def hub_headers() -> dict[str, str]:
-    """The headers of a request to the Hub, with the user's token if there is one.  Not for any other origin."""
+    """The headers of a request to the Hub, with the user's token if there is one.  Not for any other origin.
+
+    Raises:
+        EnvironmentFault: the token cannot be one.
+    """
     from huggingface_hub.utils import build_hf_headers
 
-    return build_hf_headers(library_name=LIBRARY, library_version=__version__)
+    headers = build_hf_headers(library_name=LIBRARY, library_version=__version__)
+    if not all(value.isascii() and value.isprintable() for value in headers.values()):
+        problem = "expected a token of plain characters, found others"
+        raise EnvironmentFault(problem, subject="HF_TOKEN", hint="hf auth login, or set HF_TOKEN to a token of the Hub")
+    return headers
 
 
 def without_token(headers: dict[str, str]) -> dict[str, str]:

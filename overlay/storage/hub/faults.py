@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from overlay.errors import EnvironmentFault, Mismatch, OverlayError, UsageError
-from overlay.storage.files import explain_os_error
+from overlay.storage.files import hint_for_errno
 from overlay.storage.hub.environment import endpoint, offline_fault
 from overlay.storage.hub.patience import Transient, asked_wait
 
@@ -124,7 +124,8 @@ def fault_of_error(error: BaseException, place: Place) -> OverlayError | None:
         hint = "hf://org/name[@revision]"
         return UsageError(f"expected a repository's name, found: {clean(str(error))}", subject=str(place), hint=hint)
     if isinstance(error, OSError) and error.errno is not None:
-        return explain_os_error(error, str(place))
+        problem = f"expected to keep it in {clean(str(error.filename or 'the cache'))}, the system says: {error.strerror}"
+        return EnvironmentFault(problem, subject=str(place), hint=hint_for_errno(error.errno))
     if isinstance(error, OSError):  # a check of huggingface_hub's own, such as that of the length
         said = clean(str(error).partition("\n")[0])
         return EnvironmentFault(f"expected the whole file, found: {said}", subject=str(place), hint=_AGAIN)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overlay.errors import Conflict, EnvironmentFault, InvalidInput, OverlayError
 from overlay.formats.references import HubReference, parse_reference
-from overlay.storage.hub.environment import endpoint, require_online
+from overlay.storage.hub.environment import endpoint, hub_headers, require_online
 from overlay.storage.hub.faults import Place, clean, fault_of_error
-from overlay.storage.hub.session import watched
+from overlay.storage.hub.session import hub_session, watched
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_BAD_REQUEST: Final = 400
 _STALE: Final = 412
 """Status of a commit whose parent is not the head any more."""
 
@@ -34,6 +35,8 @@ class File:
     path: str
     source: str | bytes
     """A path on this machine, the bytes, or ``hf://org/name@<commit>/file`` for a copy that the server makes."""
+    sha256: str = ""
+    """What the bytes of a path on this machine must be; "" for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +95,11 @@ def commit(
         Conflict: the head is not `parent` any more.
         EnvironmentFault: the Hub cannot be reached, or refuses; a file changed or cannot be read.
     """
-    operations = list(map(_operation, files))
     with _explained(repo), _bars(shown=bars):
-        info = _api().create_commit(
+        api, operations = _api(), list(map(_operation, files))
+        _check_card(repo, files)
+        _upload(api, repo, files, operations, create_pr=create_pr)
+        info = api.create_commit(
             repo,
             operations,
             commit_message=message,
@@ -104,6 +109,34 @@ def commit(
             create_pr=create_pr,
         )
     return Made(info.oid, (info.pr_url if create_pr else None) or info.commit_url)
+
+
+def _upload(api: HfApi, repo: str, files: Sequence[File], operations: Sequence[Any], *, create_pr: bool) -> None:
+    """Send what is large, and see that it was what it should be: the client hashes what it reads while it sends it."""
+    sent = [(file, operation) for file, operation in zip(files, operations, strict=True) if file.sha256]
+    additions = [operation for _, operation in sent]
+    api.preupload_lfs_files(repo, additions, repo_type="model", create_pr=create_pr, free_memory=False)
+    for file, operation in sent:
+        found = operation.upload_info.sha256.hex()
+        if found != file.sha256:
+            problem = f"expected sha256 {file.sha256}, found {found}: it changed after it was looked at"
+            raise Conflict(problem, subject=file.path, hint="leave the folder alone, then run the command again")
+
+
+def _check_card(repo: str, files: Sequence[File]) -> None:
+    """Ask the Hub whether it takes the card, before anything large is sent; the commit asks again."""
+    text = next((file.source for file in files if file.path == "README.md" and isinstance(file.source, bytes)), None)
+    if text is None:
+        return
+    body = {"content": text.decode(errors="replace"), "repoType": "model"}
+    answer = hub_session().post(f"{endpoint()}/api/validate-yaml", json=body, headers=hub_headers())
+    if answer.status_code == _BAD_REQUEST:
+        try:
+            said = "; ".join(str(error["message"]) for error in answer.json()["errors"])
+        except (ValueError, KeyError, TypeError):
+            said = answer.text
+        hint = "mend the front matter of README.md, or the licence of the manifest, then run the command again"
+        raise InvalidInput(f"expected a card that the Hub takes, found: {clean(said)}", subject="README.md", hint=hint)
 
 
 def _operation(file: File) -> Any:
@@ -145,9 +178,6 @@ def _explained(repo: str) -> Iterator[None]:
         if getattr(getattr(error, "response", None), "status_code", None) == _STALE:
             problem = "expected the commit that the plan was made from to be the newest, found that it moved"
             raise Conflict(problem, subject=str(place), hint="run the command again") from None
-        if isinstance(error, ValueError) and "README.md" in str(error):  # the Hub's check of the front matter
-            hint = "mend the front matter of README.md, then run the command again"
-            raise InvalidInput(clean(str(error)), subject=f"{place}/README.md", hint=hint) from None
         fault = fault_of_error(error, place)
         if fault is None and isinstance(error, _hub_errors()):
             fault = EnvironmentFault(

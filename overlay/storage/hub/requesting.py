@@ -105,13 +105,13 @@ def _send(url: str, headers: dict[str, str]) -> httpx.Response:
 
 
 def _next_hop(url: str, location: str, place: Place) -> str:
-    target = urljoin(url, location)
     try:
+        target = urljoin(url, location)
         scheme = origin_of(target)[0]
     except ValueError:
-        scheme = ""
+        target = scheme = ""
     if not scheme or (scheme == "http" and url.startswith("https:")):
-        problem = f"expected a redirect to an https address, found {clean(target)!r}"
+        problem = f"expected a redirect to an https address, found {clean(location)!r}"
         raise EnvironmentFault(problem, subject=str(place), hint="a proxy may stand between; check HF_ENDPOINT")
     return target
 

@@ -56,9 +56,12 @@ def describe(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Any]:
 
 
 def bytes_of(parameter: torch.Tensor) -> bytes:
-    """The values, whatever float type they are held in: a model in float32 has the same as one in bfloat16."""
+    """The values; floats rounded to float16, so that a model in another float type than its checkpoint's has the same ones.
+
+    SGLang loads what says float32 in float16, which is a choice and not a loss of weights.
+    """
     held = parameter.detach()
-    plain = held.float() if held.is_floating_point() else held
+    plain = held.half() if held.is_floating_point() else held
     return bytes(plain.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
 
 
