@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+ENGINES := .engines
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types imports test test-slow bench docs format clean
+.PHONY: help demo check lint types imports test test-slow engines bench docs format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ test: $(BIN)/.dev ## the tests, without the slow ones
 test-slow: $(BIN)/.dev ## full-size replicas, and the laws at full depth
 	HYPOTHESIS_RANDOM=1 $(BIN)/pytest -q -m slow -s
 
+engines: $(BIN)/.dev $(ENGINES)/installed ## lint's predictions against the real loaders of vLLM, SGLang and transformers
+	$(BIN)/pytest -q -m engines -rs tests/engines/real
+
 bench: $(BIN)/.dev ## costs as ratios, measured in one run
 	$(BIN)/python benchmarks/run.py
 
@@ -43,7 +47,11 @@ format: $(BIN)/.dev ## format the code
 	$(BIN)/ruff format overlay tests benchmarks docs
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(ENGINES) $(DEMO) build dist *.egg-info
+
+# Where it cannot be installed, the tests are skipped with the reason.
+$(ENGINES)/installed: tests/engines/real/install.sh tests/engines/real/requirements.txt | $(BIN)/python
+	-tests/engines/real/install.sh $(ENGINES) $(BIN)/python
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """What lint costs on the founding case at full size, against what reading its headers costs: CPU seconds, best of several.
 
-    python benchmarks/linting.py [FOLDER]      # FOLDER is made where it is not there: 233,000 tensors in sparse files
+python benchmarks/linting.py [FOLDER]      # FOLDER is made where it is not there: 233,000 tensors in sparse files
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from overlay import api
@@ -29,8 +30,10 @@ def main() -> None:
         reading = _best(lambda: open_checkpoint("base", str(folder), Places()))
         print(f"reading headers and index: {reading:.3f} s")
         for engines in (["vllm"], ["vllm", "sglang", "transformers"], []):
-            linting = _best(lambda: api.lint(str(folder), engines))
-            print(f"lint for {', '.join(engines) or 'all engines'}: {linting:.3f} s, {linting / reading:.2f} times that")
+            linting = _best(partial(api.lint, str(folder), engines))
+            print(
+                f"lint for {', '.join(engines) or 'all engines'}: {linting:.3f} s, {linting / reading:.2f} times that"
+            )
 
 
 def _best(act: Callable[[], object]) -> float:

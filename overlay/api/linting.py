@@ -38,6 +38,4 @@ def lint(
         hint = "ask about two versions in two calls"
         raise UsageError("expected each engine once", subject="--engine", hint=hint)
     where = places or Places()
-    return lint_reference(
-        reference, wanted, where, target=target, tensor_parallel=tensor_parallel, asked=bool(engines)
-    )
+    return lint_reference(reference, wanted, where, target=target, tensor_parallel=tensor_parallel, asked=bool(engines))

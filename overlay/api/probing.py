@@ -46,7 +46,6 @@ def probe(
     if not _KEY.fullmatch(key):
         raise UsageError("expected a key of visible ASCII, found other characters", hint="check the variable's value")
     if not prompts or tokens < 1 or not timeout > 0 or min(sweep, default=1) < 1:
-        problem = "expected at least one prompt, and numbers from 1 on"
-        raise UsageError(problem, hint="overlay probe --help")
+        raise UsageError("expected at least one prompt, and numbers from 1 on", hint="overlay probe --help")
     server = Server(url=address, key=key, timeout=timeout)
     return probe_server(server, Trial(prompts=tuple(prompts), tokens=tokens, sweep=tuple(sweep), engine=engine))

@@ -151,7 +151,11 @@ def _card(
         base_front=front_of(origin.card) if origin is not None else {},
     )
     try:
-        return merge(own or stub_for(facts), render_part(facts), front_for(facts)), terms, note
+        return (
+            merge(own or stub_for(facts), render_part(facts), front_for(facts), repository.text_of(CARD)),
+            terms,
+            note,
+        )
     except CardProblem as problem:
         return b"", [*terms, about("CFG001", CARD, f"expected YAML front matter, found: {problem}")], note
 

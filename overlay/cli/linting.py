@@ -38,9 +38,9 @@ def lint(
 ) -> None:
     """Say what each serving engine will do with a checkpoint, before a GPU is rented.
 
-    For the target and for its draft the answer is ok, refuses (it ends with an error), wrong (it loads, and weights differ or
-    stay unset) or absent (no draft, and no error says so). Nothing is loaded: headers, the index, the configs and a few bytes
-    of scales decide. Without --engine all engines are asked, at the newest release that is known.
+    For the target and for its draft the answer is ok, refuses (it ends with an error), wrong (it loads, and weights
+    differ or stay unset) or absent (no draft, and no error says so). Nothing is loaded: headers, the index, the configs
+    and a few bytes of scales decide. Without --engine all engines are asked, at the newest release that is known.
 
     REFERENCE may be a manifest: what apply would give, with its changes for each engine.
 

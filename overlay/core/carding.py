@@ -96,15 +96,17 @@ def choose(local: bytes, remote: bytes) -> tuple[bytes, str]:
     here, there = take_apart(local), take_apart(remote)
     if not there.own and not there.front.strip():
         return local, ""
-    if not here.own or here.person in (there.person, there.note.get("person")):
+    if not here.own or here.person in (there.person, there.note.get("folder")):
         return remote, ""
     if there.edited is False:
         return local, ""
     return remote, "README.md: the repository's own text is kept; what the folder's says otherwise is not taken"
 
 
-def merge(card: bytes, part: str, front: Front) -> bytes:
+def merge(card: bytes, part: str, front: Front, folder: bytes = b"") -> bytes:
     """`card` with `part` in the place of our part, or at its end, and with the keys of `front` that no person wrote.
+
+    `folder` is the card on this machine, which may be another one: what it says now is no news next time.
 
     Raises:
         CardProblem: the front matter of `card` is no YAML mapping.
@@ -116,7 +118,8 @@ def merge(card: bytes, part: str, front: Front) -> bytes:
     head = _kept_lines(old.front, old.stale) + _dumped(free)
     if not _says(head, {**kept, **free}):  # flow style, or a layout that lines do not show
         head = _dumped({**kept, **free})
-    note = json.dumps({"person": old.person, "front": free}, sort_keys=True, ensure_ascii=True)
+    notes = {"person": old.person, "folder": take_apart(folder or card).person, "front": free}
+    note = json.dumps(notes, sort_keys=True, ensure_ascii=True)
     note = note.replace("--", "-\\u002d")  # would end the comment
     block = f"{_BEGIN} {note} -->\n<!-- {_LINES} -->\n\n{part.strip()}\n\n{_END}\n"
     body = "\n\n".join(filter(None, (old.before.strip(), block.strip(), old.after.strip())))

@@ -31,6 +31,8 @@ class Trouble(NamedTuple):
     suffix: str
     expected: str
     found: str
+    axes: tuple[int, ...] = ()
+    """The dimensions that are too short; ``smaller`` only."""
 
 
 class Wanted(NamedTuple):
@@ -83,10 +85,12 @@ def _extra(slot: Slot) -> Wanted:
 def _differs(suffix: str, want: Wanted, part: Stored) -> Trouble | None:
     scalar = count_elements(want.shape) == count_elements(part.shape) == 1
     if part.shape != want.shape and not scalar:
-        fits = len(part.shape) == len(want.shape) and all(
-            have <= need for have, need in zip(part.shape, want.shape, strict=True)
-        )
-        return Trouble("smaller" if fits else "shape", suffix, want.words, _words(part))
+        if len(part.shape) == len(want.shape):
+            pairs = list(zip(part.shape, want.shape, strict=True))
+            if all(have <= need for have, need in pairs):
+                short = tuple(axis for axis, (have, need) in enumerate(pairs) if have < need)
+                return Trouble("smaller", suffix, want.words, _words(part), short)
+        return Trouble("shape", suffix, want.words, _words(part))
     if part.dtype not in want.dtypes:
         return Trouble("dtype", suffix, want.words, _words(part))
     return None

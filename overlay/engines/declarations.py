@@ -10,7 +10,7 @@ from overlay.engines.families import Family
 from overlay.engines.files import natural_key
 from overlay.engines.inventory import EXPERTS, needs_of
 from overlay.engines.layers import Seen
-from overlay.engines.matching import FUSED, Matcher
+from overlay.engines.matching import Matcher
 from overlay.engines.remarks import Remark, remark
 from overlay.engines.subject import Subject
 from overlay.engines.versions import Engine
@@ -29,8 +29,8 @@ def check_names(engine: Engine, subject: Subject) -> Iterator[Remark]:
     """What names of files and folders do."""
     backups = [name for name in subject.names if name.endswith(QUANT_CONFIG_NAME)]
     if engine.name in _SERVING and len(backups) > 1:
-        declared = subject.quantization[1] == CONFIG_NAME
-        text = "nobody looks, since config.json declares a quantisation" if declared else "ValueError"
+        declared = subject.quantization[1] == CONFIG_NAME or engine.name == "vllm"  # vLLM reads the file by its name
+        text = "the engine does not look for others here" if declared else "ValueError"
         message = f"expected one file that ends so, found {', '.join(backups)} ({text})"
         yield remark("ENG003", QUANT_CONFIG_NAME, message, "none" if declared else "refuses")
     if engine.name != "vllm":
@@ -82,7 +82,9 @@ def _copies(engine: Engine, subject: Subject, seen: Seen, order: str) -> Iterato
         effect = "none" if same or mapped in (holders[-1], None) else "wrong"
         if len(shapes) > 1 and engine.name in _SERVING:
             effect = "refuses"
-        message = f"found it in {', '.join(holders)}; {holders[-1]} wins (order: {order}), the index maps it to {mapped}"
+        message = (
+            f"found it in {', '.join(holders)}; {holders[-1]} wins (order: {order}), the index maps it to {mapped}"
+        )
         yield remark("IDX007", holders[-1], message, effect, "draft" if is_draft else "target", tensor=name)
         if not same and max(holders, key=natural_key) != max(holders):
             last = f"{max(holders, key=natural_key)} by number, {max(holders)} as text"
@@ -101,7 +103,9 @@ def check_layers(engine: Engine, subject: Subject, seen: Seen) -> Iterator[Remar
     beyond = sorted(number for number in seen.layers if number >= trunk + subject.draft_layers)
     if beyond:
         first = beyond[0]
-        message = f"expected no layer past {trunk + subject.draft_layers - 1}, found {first} (KeyError: layers.{first}.…)"
+        message = (
+            f"expected no layer past {trunk + subject.draft_layers - 1}, found {first} (KeyError: layers.{first}.…)"
+        )
         key = subject.draft_key or "num_nextn_predict_layers"
         yield remark("MTP002", CONFIG_NAME, message, "refuses", "target", key=key)
 
@@ -135,7 +139,7 @@ def _compare_files(subject: Subject) -> Iterator[Remark]:
 
 
 def _listed(value: dict[str, Any], keys: tuple[str, ...]) -> set[str]:
-    found = next((value[key] for key in keys if isinstance(value.get(key), list)), [])
+    found: list[Any] = next((value[key] for key in keys if isinstance(value.get(key), list)), [])
     return {entry for entry in found if isinstance(entry, str)}
 
 
@@ -146,7 +150,8 @@ def _side_effects(subject: Subject, seen: Seen, matcher: Matcher) -> Iterator[Re
             continue
         others = [number for number in seen.layers if str(number).startswith(match[2]) and str(number) != match[2]]
         if others:
-            message = f"expected layer {match[2]} alone, found that {entry} also describes {len(others)} others: {min(others)} …"
+            found = f"{len(others)} others: {min(others)} …"
+            message = f"expected layer {match[2]} alone, found that {entry} also describes {found}"
             yield remark("QNT015", subject.quantization[1], message, "none", key=entry)
 
 
@@ -170,7 +175,9 @@ def check_sizes(engine: Engine, subject: Subject, family: Family, matcher: Match
         if slot.role == "linear"
     }
     for path, (slot, scheme) in slots.items():
-        if scheme is not None and (problem := _indivisible(path, slot.outputs, slot.inputs, scheme, subject.tensor_parallel)):
+        if scheme is not None and (
+            problem := _indivisible(path, slot.outputs, slot.inputs, scheme, subject.tensor_parallel)
+        ):
             yield remark("QNT012", CONFIG_NAME, problem, "refuses", tensor=f"{prefix}{path}")
 
 
@@ -201,10 +208,6 @@ def check_headers(engine: Engine, subject: Subject, opened: tuple[str, ...]) -> 
 
 def _has_head(subject: Subject, name: str) -> bool:
     header = subject.headers.get(name)
-    return name.endswith(SHARD_SUFFIX) and header is not None and any(t.endswith("lm_head.weight") for t in header.names)
-
-
-def fused_parts(path: str) -> tuple[str, ...]:
-    """The modules that are stacked with `path`; itself alone where there are none."""
-    head, _, last = path.rpartition(".")
-    return next((tuple(f"{head}.{part}" for part in parts) for parts in FUSED.values() if last in parts), (path,))
+    return (
+        name.endswith(SHARD_SUFFIX) and header is not None and any(t.endswith("lm_head.weight") for t in header.names)
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from overlay.engines.families import Family
-from overlay.engines.inventory import Needs, needs_of
+from overlay.engines.inventory import needs_of
 from overlay.engines.judging import NOTHING_DECLARED, Plan, judge_layer, setting_for, to_remarks
 from overlay.engines.layers import LayerSeen, Seen
 from overlay.engines.matching import Matcher
@@ -172,7 +172,15 @@ def _judge_beside(engine: Engine, subject: Subject, family: Family, seen: Seen) 
     if not present:
         effect = "absent"
         declared = "declares" if subject.draft_layers else "declares no draft layer, and there is none:"
-        return [remark("MTP001", CONFIG_NAME, f"{declared} a draft under {family.beside}, found no tensor of it", effect, "draft")]
+        return [
+            remark(
+                "MTP001",
+                CONFIG_NAME,
+                f"{declared} a draft under {family.beside}, found no tensor of it",
+                effect,
+                "draft",
+            )
+        ]
     if engine.name == "transformers":
         message = f"transformers cannot draft here: its MtpModel does not know drafts of {family.name}"
         return [remark("ENG023", CONFIG_NAME, message, "refuses", "draft")]
@@ -201,7 +209,11 @@ def _judge(
     for copy in family.copies:
         if copy in layer.modules:
             message = "found a copy of the target's, which the engine does not use"
-            said.append(remark("MTP005", layer.prefix.rstrip("."), message, "none", "draft", tensor=f"{layer.prefix}{copy}.weight"))
+            said.append(
+                remark(
+                    "MTP005", layer.prefix.rstrip("."), message, "none", "draft", tensor=f"{layer.prefix}{copy}.weight"
+                )
+            )
     return said
 
 

@@ -20,7 +20,12 @@ from overlay.formats.names import INDEX_NAME, SINGLE_NAME
 
 CONSOLIDATED: Final = "consolidated*.safetensors"
 MTP_NAME: Final = "mtp.safetensors"
-_GLM4: Final = ("Glm4MoeForCausalLM", "Glm4MoeForCausalLMNextN", "Glm4MoeLiteForCausalLM", "Glm4MoeLiteForCausalLMNextN")
+_GLM4: Final = (
+    "Glm4MoeForCausalLM",
+    "Glm4MoeForCausalLMNextN",
+    "Glm4MoeLiteForCausalLM",
+    "Glm4MoeLiteForCausalLMNextN",
+)
 """Architectures for which SGLang adds ``mtp.safetensors`` by itself."""
 
 
@@ -130,7 +135,9 @@ def _globbing(engine: Engine, subject: Subject) -> Opening:
     """Loaders that read every file called ``model*.safetensors``, whatever the index says."""
     files = tuple(name for name in subject.top_shards if fnmatchcase(name, "model*.safetensors"))
     if not files:
-        return Opening((), "glob", (remark("IDX017", "*", "expected model*.safetensors, found no such file", "refuses"),))
+        return Opening(
+            (), "glob", (remark("IDX017", "*", "expected model*.safetensors, found no such file", "refuses"),)
+        )
     said = []
     for name in _values(subject):
         if name not in files:

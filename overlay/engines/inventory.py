@@ -1,8 +1,8 @@
 """The inventory of a layer: which modules engines build for it, and how large, derived from the config.
 
 A weight of a linear module with N outputs and K inputs has the shape [N, K].  For GLM-5.2's layer 78 this gives the 791
-tensors that the published checkpoint holds.  Sources: transformers 5.23 `modeling_glm_moe_dsa.py`, `modeling_deepseek_v3.py`,
-`modeling_glm4_moe.py`; vLLM 0.33 `deepseek_v2.py`, `deepseek_mtp.py`, `glm4_moe.py`.
+tensors that the published checkpoint holds.  Sources: transformers 5.23 `modeling_glm_moe_dsa.py`,
+`modeling_deepseek_v3.py`, `modeling_glm4_moe.py`; vLLM 0.33 `deepseek_v2.py`, `deepseek_mtp.py`, `glm4_moe.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Final, Literal, NamedTuple
 from overlay.engines.families import Family
 from overlay.engines.subject import Subject
 
-Role = Literal["linear", "plain", "norm", "vector"]
-"""``linear``: quantised where the config says so.  ``plain``: linear and never quantised.  ``norm``: a weight of one dimension.
-``vector``: a parameter that is no ``weight``."""
+Role = Literal["linear", "plain", "norm"]
+"""``linear``: quantised where the config says so.  ``plain``: linear and never quantised.  ``norm``: of one dimension."""
 
 
 class Slot(NamedTuple):

@@ -49,7 +49,9 @@ def judge_layer(
 def _deciding(plan: Plan, needs: Needs) -> tuple[Callable[[str], Decision] | None, Decision | None]:
     if not plan.matcher.understood:
         return None, None
-    experts = plan.matcher.decide_experts(f"{plan.prefix}{EXPERTS}", tuple(needs.projections)) if needs.experts else None
+    experts = (
+        plan.matcher.decide_experts(f"{plan.prefix}{EXPERTS}", tuple(needs.projections)) if needs.experts else None
+    )
     return lambda path: plan.matcher.decide(f"{plan.prefix}{path}"), experts
 
 
@@ -60,14 +62,13 @@ def setting_for(engine: Engine, family: Family, stage: Stage, subject: Subject, 
         family,
         stage,
         matcher.quantises,
+        subject.number("num_hidden_layers") or 0,
         subject.number("n_routed_experts") or 0,
         subject.number("n_shared_experts") or 0,
     )
 
 
-def judge_trunk(
-    engine: Engine, subject: Subject, family: Family, seen: Seen, matcher: Matcher
-) -> list[Found]:
+def judge_trunk(engine: Engine, subject: Subject, family: Family, seen: Seen, matcher: Matcher) -> list[Found]:
     """Every gap of the layers that `num_hidden_layers` counts, and of what stands outside of them."""
     layers = subject.number("num_hidden_layers") or 0
     setting = setting_for(engine, family, "target", subject, matcher)
@@ -91,8 +92,7 @@ def _judge_outside(subject: Subject, seen: Seen, setting: Setting) -> Iterator[F
     slots = {f"{root}embed_tokens": Slot("plain", vocabulary, hidden), f"{root}norm": Slot("norm", hidden, 0)}
     if subject.scope.get("tie_word_embeddings") is not True:
         slots["lm_head"] = Slot("plain", vocabulary, hidden)
-    modules = dict.fromkeys(slots)
-    layer = LayerSeen("", {path: seen.outside[path] for path in modules if path in seen.outside})
+    layer = LayerSeen("", dict(seen.outside))
     if "lm_head" in layer.modules and {part.suffix for part in layer.modules["lm_head"]} != {"weight"}:
         del layer.modules["lm_head"], slots["lm_head"]  # quantised: engines differ, and nothing is guessed
     for gap in gaps_of(layer, Needs(slots), lambda path: Decision(None), None):
@@ -107,6 +107,8 @@ def to_remarks(found: Iterable[Found], stage: Stage, code_of: Callable[[Gap], st
         what: tuple[object, ...] = _path(gap), *((trouble.kind, trouble.suffix) for trouble in gap.troubles)
         if gap.scheme_differs and gap.form is not None:
             what = "scheme", gap.scheme, scheme_of(gap.form).label
+        elif gap.slot is None and not gap.prefix:
+            what = ("outside", gap.path.partition(".")[0])
         groups.setdefault((code_of(gap), effect, what), []).append((gap, effect, words))
     return [_as_remark(str(key[0]), members, stage) for key, members in groups.items()]
 
@@ -122,7 +124,9 @@ def _as_remark(code: str, members: list[Found], stage: Stage) -> Remark:
     paths = sorted({_path(one) for one, _, _ in members})
     modules = f" in {len(paths)} modules: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}"
     experts = f" of experts {ranges(gap.experts)}" if len(gap.experts) > 1 and len(paths) == 1 else ""
-    message = f"{_difference(gap)}{experts}{modules if len(paths) > 1 else ''}{where}" + (f" ({words})" if words else "")
+    message = f"{_difference(gap)}{experts}{modules if len(paths) > 1 else ''}{where}" + (
+        f" ({words})" if words else ""
+    )
     return remark(code, gap.prefix.rstrip(".") or "the checkpoint", message, effect, stage, tensor=gap.example)
 
 

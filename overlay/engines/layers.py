@@ -66,7 +66,9 @@ class Seen:
         if id(weight_map) not in self.compared:
             count = sum(map(len, self.held))
             same = not self.duplicates and count == len(weight_map)
-            self.compared[id(weight_map)] = not same or not all(all(map(weight_map.__contains__, names)) for names in self.held)
+            self.compared[id(weight_map)] = not same or not all(
+                all(map(weight_map.__contains__, names)) for names in self.held
+            )
         return self.compared[id(weight_map)]
 
     @cached_property

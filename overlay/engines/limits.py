@@ -56,7 +56,9 @@ def _schemes(subject: Subject, family: Family, matcher: Matcher) -> _Schemes:
         return _Schemes(None, None, None)
     prefix = f"model.layers.{layer}."
     experts = matcher.decide_experts(f"{prefix}{EXPERTS}", tuple(needs.projections)).scheme if needs.experts else None
-    own = {path: matcher.decide(f"{prefix}{path}").scheme for path, slot in needs.slots.items() if slot.role == "linear"}
+    own = {
+        path: matcher.decide(f"{prefix}{path}").scheme for path, slot in needs.slots.items() if slot.role == "linear"
+    }
     found = experts or next((scheme for scheme in own.values() if scheme is not None), None)
     return _Schemes(experts, own.get("self_attn.q_a_proj"), found)
 

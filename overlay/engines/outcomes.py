@@ -12,12 +12,13 @@ of another shape    AssertionError; smaller, of an expert,      an error        
 of another dtype    says nothing                                says nothing                     says nothing
 ==================  ==========================================  ===============================  ==========================
 
-Sources: vLLM 0.33 `deepseek_mtp.py:400-537`, `default_loader.py:510-572`; SGLang 0.5.23 `deepseek_weight_loader.py:390, 528`,
-`glm4_moe.py:1195-1238`; transformers 5.23 `modeling_utils.py`, `modeling_layers.py` (`MtpModel`).
+Sources: vLLM 0.33 `deepseek_mtp.py:400-537`, `default_loader.py:510-572`; SGLang 0.5.23
+`deepseek_weight_loader.py:390, 528`, `glm4_moe.py:1195-1238`; transformers 5.23 `modeling_utils.py`, `modeling_layers.py` (`MtpModel`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -31,6 +32,7 @@ from overlay.engines.versions import Engine
 Stage = Literal["target", "draft"]
 
 _WORST: Final[dict[Effect, int]] = {"none": 0, "wrong": 1, "absent": 1, "refuses": 2}
+_LAYER: Final = re.compile(r"layers\.(\d{1,6})\.")
 _STACKED: Final = ("gate_proj", "up_proj")
 _FUSED_EXPERTS: Final = (256, 384)
 """Numbers of routed experts with which SGLang makes one shared expert an expert more (`deepseek_v2.py:3325-3394`)."""
@@ -45,6 +47,8 @@ class Setting:
     stage: Stage
     quantised: bool
     """Whether the engine goes by a declaration of quantisation; vLLM checks completeness only without one."""
+    layers: int = 0
+    """Of the trunk."""
     experts: int = 0
     shared_experts: int = 0
 
@@ -61,6 +65,8 @@ def _vllm(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
     if trouble.kind == "unexpected":
         return ("none", "") if trouble.suffix == "bias" else ("refuses", f"KeyError: …{_last(gap)}.{trouble.suffix}")
     if trouble.kind == "missing":
+        if trouble.suffix == "weight_scale" and _is_fp4_linear(gap) and setting.engine.within(since="0.30.0"):
+            return "refuses", "RuntimeError: NVFP4 weight_scale … was never loaded (still NaN)"
         tracked = gap.slot is not None and (gap.slot.role == "norm" or gap.path == "eh_proj")
         if tracked and not setting.quantised:
             return "refuses", "ValueError: Following weights were not initialized from checkpoint"
@@ -72,9 +78,16 @@ def _vllm(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
     return "refuses", "AssertionError or RuntimeError: the shape of a weight differs"
 
 
+def _is_fp4_linear(gap: Gap) -> bool:
+    return not gap.is_expert and gap.scheme is not None and gap.scheme.format == "modelopt-nvfp4"
+
+
 def _sglang(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
     if trouble.kind == "unexpected":
-        stacked = not gap.is_expert and gap.path.endswith(_STACKED)
+        if _is_past_trunk(gap, setting):
+            return "none", ""
+        stacked = not gap.is_expert and gap.path.endswith(_STACKED) and "mlp.experts." not in gap.path
+        stacked = stacked and trouble.suffix != "bias"
         if setting.family.sglang_loader == "deepseek" and stacked and not _is_fused(gap, setting):
             return "refuses", f"KeyError: …gate_up_proj.{trouble.suffix}"
         return "none", "a warning: not found in params_dict"
@@ -82,7 +95,15 @@ def _sglang(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
         return "wrong", "silent: the weight stays as it was initialised"
     if trouble.kind == "dtype":
         return "wrong", "silent: the bytes are taken for numbers of another dtype"
+    if trouble.kind == "smaller" and gap.is_expert and trouble.axes == (1 if gap.path.endswith("down_proj") else 0,):
+        return "wrong", "silent: the rest of the expert's weight is filled with zeros"  # fused_moe_triton/layer.py
     return "refuses", "RuntimeError or AssertionError: the size of a tensor must match"
+
+
+def _is_past_trunk(gap: Gap, setting: Setting) -> bool:
+    """Whether the name has a layer number that the target has no layer for; SGLang passes over such names."""
+    match = _LAYER.search(gap.path)
+    return not gap.prefix and setting.layers > 0 and match is not None and int(match[1]) >= setting.layers
 
 
 def _is_fused(gap: Gap, setting: Setting) -> bool:
@@ -96,7 +117,7 @@ def _transformers(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect,
     if trouble.kind == "missing":
         if setting.stage == "draft":
             return "refuses", "RuntimeError: MtpModel weights are missing"
-        if gap.is_expert:
+        if gap.is_expert and not gap.whole:
             return "refuses", "RuntimeError: converting the experts failed"
         return "wrong", "a warning: newly initialized"
     if trouble.kind == "dtype":

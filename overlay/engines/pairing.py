@@ -1,8 +1,8 @@
 """Pairing: a standalone draft beside its target.
 
-vLLM numbers the draft's layer, maps its experts and quantises it by the target's config, and sizes its modules by the draft's
-(`deepseek_mtp.py:81, 150-164, 243`); SGLang goes by the draft's config in everything, and by the target's quantisation where the
-draft declares none (`model_config.py:2122-2137`).
+vLLM numbers the draft's layer, maps its experts and quantises it by the target's config, and sizes its modules by the
+draft's (`deepseek_mtp.py:81, 150-164, 243`); SGLang goes by the draft's config in everything, and by the target's
+quantisation where the draft declares none (`model_config.py:2122-2137`).
 """
 
 from __future__ import annotations

@@ -89,6 +89,9 @@ def predict(engine: Engine, facts: Facts) -> Prediction:
     standalone = is_standalone(subject, seen, family)
     if subject.config is None:
         said.append(remark("CFG001", CONFIG_NAME, "expected a JSON object, found none or a broken one", "refuses"))
+    elif not subject.model_type:
+        message = "expected a model_type, found none (ValueError: Unrecognized model)"
+        said.append(remark("CFG001", CONFIG_NAME, message, "refuses", key="model_type"))
     elif family is None:
         said += _generic(engine, subject, seen)
     elif engine.name in _SIMULATED:

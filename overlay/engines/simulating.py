@@ -41,6 +41,8 @@ class Gap:
     troubles: tuple[Trouble, ...]
     experts: tuple[int, ...] = ()
     """The experts that this is about."""
+    whole: bool = False
+    """Whether the layer has no routed expert at all."""
     agreed: bool = True
     """False: the parts of a fused module are declared differently."""
 
@@ -158,4 +160,13 @@ def _expert_gaps(layer: LayerSeen, needs: Needs, decision: Decision | None) -> I
         if absent:
             scheme = decision.scheme if decision is not None else None
             missing = _all_missing(slot, scheme, known=decision is not None)
-            yield Gap(layer.prefix, f"{EXPERTS}.{absent[0]}.{projection}", slot, scheme, None, missing, absent)
+            yield Gap(
+                layer.prefix,
+                f"{EXPERTS}.{absent[0]}.{projection}",
+                slot,
+                scheme,
+                None,
+                missing,
+                absent,
+                not layer.experts,
+            )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from overlay.engines.layers import LayerSeen, Seen
-from overlay.engines.remarks import Remark, remark
+from overlay.engines.remarks import Remark, Scope, remark
 from overlay.engines.subject import Subject
 from overlay.engines.versions import Engine
 
@@ -43,7 +43,9 @@ def check_values(engine: Engine, subject: Subject, seen: Seen) -> Iterator[Remar
     if differing:
         first, second = differing[0]
         values = f"{_float(subject.values[first])} and {_float(subject.values[second])}"
-        message = f"expected the same as {second}, found {values} ({len(differing)} of {len(pairs)} pairs looked at differ)"
+        message = (
+            f"expected the same as {second}, found {values} ({len(differing)} of {len(pairs)} pairs looked at differ)"
+        )
         yield remark("QNT007", first.rpartition(".")[0], message, "none", tensor=first)
     for name, packed in _shapes(subject, seen):
         data = subject.values.get(name)
@@ -98,7 +100,7 @@ def _layers(subject: Subject, seen: Seen) -> Iterator[tuple[LayerSeen, list[int]
             yield layer, [min(numbers)]
 
 
-def _scope(subject: Subject, seen: Seen, name: str) -> str:
+def _scope(subject: Subject, seen: Seen, name: str) -> Scope:
     trunk = subject.number("num_hidden_layers")
     return "draft" if trunk is not None and name.startswith(f"{seen.stack}{trunk}.") else "target"
 

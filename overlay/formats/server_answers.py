@@ -156,4 +156,5 @@ def _count(document: dict[str, Any], key: str) -> int | None:
 
 def _average(state: Any) -> float | None:
     value = state.get("avg_spec_accept_length") if isinstance(state, dict) else None
-    return value if type(value) in (int, float) and math.isfinite(value) and value >= 0 else None
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if real and math.isfinite(value) and value >= 0 else None

@@ -1,7 +1,7 @@
 """Linting: read a checkpoint as engines meet it, and predict what each of them will do with it.
 
-Reads headers, the index, the small files, and a few bytes of scales and shapes.  What overlay itself refuses, such as an index
-whose values are paths, is read all the same, since the question is what an engine makes of it.
+Reads headers, the index, the small files, and a few bytes of scales and shapes.  What overlay itself refuses, such as an
+index whose values are paths, is read all the same, since the question is what an engine makes of it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def lint_reference(
     tensor_parallel: int = 1,
     asked: bool = True,
 ) -> Lint:
-    """Predict what `engines` do with `reference`: a directory, a repository, or a manifest, with its changes for each engine.
+    """Predict what `engines` do with `reference`: a directory, a repository, or a manifest with its changes for each.
 
     Args:
         reference: what to look at; with `target`, a standalone draft.
@@ -263,7 +263,9 @@ def _read_values(subject: Subject, files: Mapping[str, FileSeen], wanted: Iterab
     by_shard: dict[str, list[str]] = {}
     holders = subject.weight_map
     for name in wanted:
-        shard = holders.get(name) if holders is not None else next((s for s in files if name in subject.headers[s]), None)
+        shard = (
+            holders.get(name) if holders is not None else next((s for s in files if name in subject.headers[s]), None)
+        )
         if shard is not None and shard in files:
             by_shard.setdefault(shard, []).append(name)
     for shard, names in by_shard.items():

@@ -95,14 +95,14 @@ def _exchange(
         headers["Content-Type"] = "application/json"
     data = json.dumps(body).encode() if body is not None else None
     connection.request("GET" if body is None else "POST", f"{server.url.prefix}{path}", data, headers)
-    response = connection.getresponse()
-    received = response.read(MAX_ANSWER_BYTES + 1)
-    if len(received) > MAX_ANSWER_BYTES:
-        hint = "name a server of SGLang or vLLM"
-        raise EnvironmentFault(f"expected at most {MAX_ANSWER_BYTES} bytes, found more", subject=subject, hint=hint)
-    if response.length:  # http.client says nothing of an answer that ends too early when it is read by count
-        raise http.client.IncompleteRead(b"", response.length)
-    return Answer(response.status, received, response.getheader("Location") or "")
+    with connection.getresponse() as response:
+        received = response.read(MAX_ANSWER_BYTES + 1)
+        if len(received) > MAX_ANSWER_BYTES:
+            hint = "name a server of SGLang or vLLM"
+            raise EnvironmentFault(f"expected at most {MAX_ANSWER_BYTES} bytes, found more", subject=subject, hint=hint)
+        if response.length:  # http.client says nothing of an answer that ends too early when it is read by count
+            raise http.client.IncompleteRead(b"", response.length)
+        return Answer(response.status, received, response.getheader("Location") or "")
 
 
 def _cut(connected: socket.socket, late: threading.Event) -> None:

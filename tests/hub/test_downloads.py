@@ -37,8 +37,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         "overlay.storage.hub.patience.PATIENCE",
         Patience(tries=3, first_wait=0.01, longest_wait=0.02, silence=0.5, window=0.4, longest_asked=2),
     )
-    hasty = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})  # a second between two attempts
+    hasty = SimpleNamespace(
+        **{**vars(time), "sleep": lambda seconds: None}
+    )  # the client waits seconds between attempts
     monkeypatch.setattr("huggingface_hub.file_download.time", hasty)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", hasty)
 
 
 @pytest.fixture
@@ -144,7 +147,9 @@ def test_a_wrong_bit_is_found_and_nothing_of_it_stays(hub: LoopbackHub, reposito
 
     expected = hub.files(REPO)[SHARD].sha256
     assert 1 == caught.value.exit_code
-    assert caught.value.line.startswith(f"{repository.listing.address}/{SHARD}: expected sha256 {expected}, as it is listed")
+    assert caught.value.line.startswith(
+        f"{repository.listing.address}/{SHARD}: expected sha256 {expected}, as it is listed"
+    )
     assert [] == cached_files()
     assert DATA == download(repository)
 

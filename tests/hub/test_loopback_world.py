@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationAdd as Add
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import get_session
 
 from tests.loopback_hub import LoopbackHub
 
@@ -70,6 +71,18 @@ def test_a_repository_is_deleted_while_somebody_reads_it(hub: LoopbackHub, api: 
 
     with pytest.raises(RepositoryNotFoundError):
         api.hf_hub_download(REPO, SHARD)
+
+
+@pytest.mark.parametrize("move", ["delete", "rename", "force_push"])
+def test_a_signed_address_outlives_what_happens_to_the_repository(hub: LoopbackHub, move: str) -> None:
+    hub.seed(REPO, FILES)
+    url = get_session().head(hf_hub_url(REPO, SHARD, endpoint=hub.url), follow_redirects=False).headers["location"]
+
+    {"delete": hub.delete, "rename": lambda r: hub.rename(r, "a/b"), "force_push": lambda r: hub.force_push(r, {})}[
+        move
+    ](REPO)
+
+    assert get_session().get(url).content == DATA
 
 
 def test_a_repository_is_gated_or_hidden_while_somebody_reads_it(hub: LoopbackHub) -> None:

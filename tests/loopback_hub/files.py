@@ -35,6 +35,7 @@ def resolve(hub: State, request: Request, kind: str | None, id: str, revision: s
         target = f"/api/resolve-cache/{repository.kind}/{id}/{commit.id}/{quote(path)}"
         return redirect(307, f"{target}?etag={quote(file.etag)}", headers)
     target = CDN_FILE.format(kind=repository.kind, repository=id, commit=commit.id, path=quote(path))
+    hub.offered[target] = file
     return redirect(302, f"{hub.cdn_url}{target}?{hub.signed(target)}", headers)
 
 
@@ -46,10 +47,10 @@ def cached(hub: State, request: Request, kind: str, id: str, revision: str, path
     return file_response(request, file.contents, _headers(hub, repository, commit, file))
 
 
-def cdn_file(hub: State, request: Request, kind: str, id: str, revision: str, path: str) -> Response:
+def cdn_file(hub: State, request: Request) -> Response:
     """A large file, for whoever has a signed URL."""
     hub.check_signature(request)
-    _, file = _find(hub, hub.repositories[kind, id], revision, path)
+    file = hub.offered[request.path]
     return file_response(request, file.contents, {"ETag": f'"{file.etag}"'})
 
 

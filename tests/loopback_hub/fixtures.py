@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 
 from tests.loopback_hub.hub import LoopbackHub
+
+# Read once, when huggingface_hub is first imported, which a test module may do while it is collected: whoever forgets a
+# fixture of this module reaches nobody.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 _UNSET = (
     "HF_HUB_OFFLINE",
@@ -37,6 +42,7 @@ def _running(folder: Path, monkeypatch: pytest.MonkeyPatch, *, xet: bool) -> Ite
     with LoopbackHub(folder / ("xet_hub" if xet else "hub"), xet=xet) as running:
         apply(monkeypatch, environment(running, folder))
         yield running
+    assert not running.crashes, "\n".join(running.crashes)
     assert not running.log.leaks(), f"a token went to the second origin:\n{running.log}"
 
 
@@ -82,3 +88,6 @@ def apply(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None
     }
     for name, constant in read.items():
         monkeypatch.setattr(constants, name, constant, raising=False)
+    from huggingface_hub import close_session
+
+    close_session()  # its connections lead to a hub that is gone

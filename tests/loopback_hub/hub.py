@@ -10,6 +10,7 @@ the Hub: it speaks http, commit ids are not git's, and nothing is rate-limited u
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +24,7 @@ from tests.loopback_hub.contents import whole
 from tests.loopback_hub.faults import Answer, Fault
 from tests.loopback_hub.listening import Listener
 from tests.loopback_hub.log import Log
-from tests.loopback_hub.messages import Request, Response
+from tests.loopback_hub.messages import Refusal, Request, Response
 from tests.loopback_hub.repositories import Commit, File, Repository, Seed, seeded, with_xet_hash
 from tests.loopback_hub.routes import answered
 from tests.loopback_hub.state import TOKEN, Account, Settings, State
@@ -36,7 +37,8 @@ class LoopbackHub:
     """A Hub with a CDN beside it.
 
     `folder` takes uploads, and the chunk store when `xet` is wanted.  `log` has every request; `faults` stand between each
-    request and its answer, the first one outermost.
+    request and its answer, the first one outermost.  `crashes` has the tracebacks of what is wrong with the hub itself, or
+    was asked of it in no form that it knows.
     """
 
     def __init__(self, folder: Path, *, xet: bool = False, settings: Settings | None = None) -> None:
@@ -46,6 +48,7 @@ class LoopbackHub:
         self.state = State(folder=uploads, chunks=ChunkStore(chunks) if xet else None, settings=settings or Settings())
         self.log = Log()
         self.faults: list[Fault] = []
+        self.crashes: list[str] = []
         self._hub = Listener("hub", "127.0.0.1", self._answer, self.log, uploads)
         self._cdn = Listener("cdn", "localhost", self._answer, self.log, uploads)
         self.state.hub_url, self.state.cdn_url = self._hub.url, self._cdn.url
@@ -85,7 +88,15 @@ class LoopbackHub:
         answer: Answer = partial(answered, self.state)
         for fault in reversed(self.faults):
             answer = partial(_under, fault, answer)
-        return answer(request)
+        try:
+            return answer(request)
+        except Refusal as refusal:
+            return refusal.response()
+        except ConnectionError:
+            raise
+        except Exception:
+            self.crashes.append(f"{request.method} {request.target}\n{traceback.format_exc()}")
+            return Refusal(500, "Internal error of the loopback hub").response()
 
     @contextmanager
     def failing(self, *faults: Fault) -> Iterator[None]:

@@ -97,15 +97,20 @@ class Request:
         return whole(self.body).decode()
 
     def document(self) -> Any:
-        """The JSON body.
+        """The JSON body, an object.
 
         Raises:
-            Refusal: 400, it is not JSON.
+            Refusal: 400, it is not one.
         """
-        try:
-            return json.loads(whole(self.body) or b"{}")
-        except ValueError as error:
-            raise Refusal(400, f"Unexpected body: {error}") from None
+        return _parsed(whole(self.body) or b"{}")
+
+    def lines(self) -> list[Any]:
+        """The objects of an NDJSON body.
+
+        Raises:
+            Refusal: 400, a line is not one.
+        """
+        return [_parsed(line) for line in whole(self.body).splitlines() if line.strip()]
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,16 @@ class Refusal(Exception):
     def response(self) -> Response:
         headers = {"X-Error-Message": str(self), **({"X-Error-Code": self.code} if self.code else {}), **self.headers}
         return json_response({"error": str(self)}, self.status, headers)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Refusal(400, f"Unexpected body: {error}") from None
+    if not isinstance(value, dict):
+        raise Refusal(400, "Unexpected body: expected an object")
+    return value
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

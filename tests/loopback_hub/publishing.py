@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,7 +90,7 @@ def commit(hub: State, request: Request, kind: str, id: str, revision: str) -> R
     account = hub.account(request)
     if account is None or not as_pull_request:
         account = hub.writer(request, id)
-    lines = [json.loads(line) for line in request.text().splitlines() if line.strip()]
+    lines = request.lines()
     header: dict[str, str] = next((line["value"] for line in lines if line["key"] == "header"), {})
     with hub.lock:
         head = hub.commit_at(repository, revision)

@@ -58,23 +58,27 @@ _HUB = (
     _route("GET HEAD", rf"{_PLAIN}/resolve{_REVISION}{_PATH}", files.resolve),
 )
 _CDN = (
-    _route("GET HEAD", rf"/files/{_KIND}/{_ID}{_REVISION}{_PATH}", files.cdn_file),
+    _route("GET HEAD", "/files/.+", files.cdn_file),
     _route("PUT", _UPLOAD, uploads.put),
     _route("PUT", rf"{_UPLOAD}/(?P<number>\d+)", uploads.put_part),
 )
 
 
 def answered(hub: State, request: Request) -> Response:
-    """The answer of a hub in good health."""
+    """The answer of a hub in good health; a refusal is one, so that faults can stand before it."""
     try:
-        for route in _CDN if request.origin == "cdn" else _HUB:
-            match = route.pattern.fullmatch(request.path)
-            if match and request.method in route.methods.split():
-                parts = {name: unquote(part) if part else part for name, part in match.groupdict().items()}
-                return _moved(hub, request, parts) or route.answer(hub, request, **parts)
-        return Refusal(404, f"Cannot {request.method} {request.path}").response()
+        return _routed(hub, request)
     except Refusal as refusal:
         return refusal.response()
+
+
+def _routed(hub: State, request: Request) -> Response:
+    for route in _CDN if request.origin == "cdn" else _HUB:
+        match = route.pattern.fullmatch(request.path)
+        if match and request.method in route.methods.split():
+            parts = {name: unquote(part) if part else part for name, part in match.groupdict().items()}
+            return _moved(hub, request, parts) or route.answer(hub, request, **parts)
+    raise Refusal(404, f"Cannot {request.method} {request.path}")
 
 
 def _moved(hub: State, request: Request, parts: dict[str, str]) -> Response | None:

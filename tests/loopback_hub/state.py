@@ -67,6 +67,8 @@ class State:
     """Of commits so far."""
     generation: int = 0
     """Signed URLs of an earlier generation have expired."""
+    offered: dict[str, File] = field(default_factory=dict)
+    """What the CDN serves, by path: it goes on when the repository is renamed, rewritten or deleted."""
     parts: dict[str, dict[int, Path]] = field(default_factory=dict)
     """Uploads in parts under way: digest to the parts by number."""
 

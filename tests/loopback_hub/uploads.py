@@ -61,6 +61,8 @@ def _header(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 def put(hub: State, request: Request, kind: str, id: str, digest: str) -> Response:
     """A whole object; refused when its digest is another one."""
     hub.check_signature(request)
+    if (kind, id) not in hub.repositories:
+        raise Refusal(404, "NoSuchBucket")
     _keep(hub, hub.repositories[kind, id], digest, _saved(hub, request))
     return bytes_response(b"", 200, {"ETag": f'"{digest}"'})
 

@@ -347,13 +347,15 @@ def test_an_error_is_a_document_too() -> None:
 
 
 def test_an_interrupt_ends_a_long_completion_at_once() -> None:
-    with serving(VLLM(per_token=1.0)) as url:
+    engine = VLLM(per_token=1.0)
+    with serving(engine) as url:
         command = [sys.executable, "-m", "overlay", "probe", url, "--json"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ})
         try:
-            time.sleep(1.5)
+            while process.poll() is None and "/v1/completions" not in {path for path, _ in engine.asked}:
+                time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=10)
+            out, err = process.communicate(timeout=30)
         finally:
             process.kill()
 

@@ -28,7 +28,7 @@ def test_a_whole_repository_moves_no_weight_of_the_base(xet_hub: LoopbackHub, tm
     assert sorted([SHARD, INDEX, "config.json", "overlay.yaml", "overlay.lock.json", "README.md"]) == sorted(
         done(ended, "upload")
     )
-    for name, data in {**base.files(), **{SHARD: (built / SHARD).read_bytes()}}.items():
+    for name, data in {**base.files(), SHARD: (built / SHARD).read_bytes()}.items():
         if name not in (INDEX, "config.json"):
             assert data == hub.read(REPO, name), name
     assert 0 == hub.log.bytes_of("*.safetensors")

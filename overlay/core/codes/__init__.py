@@ -21,6 +21,12 @@ from overlay.core.codes.sidecars import SIDECARS
 __all__ = ["CODES", "Meaning", "Severity"]
 
 CODES: Final[dict[str, Meaning]] = {
-    **{**SHARDS, **INDEX, **SIDECARS, **LINKS, **LOCKS, **SECURITY},
-    **{**DRAFT_CODES, **ENGINE_CODES},
+    **SHARDS,
+    **INDEX,
+    **SIDECARS,
+    **LINKS,
+    **LOCKS,
+    **SECURITY,
+    **DRAFT_CODES,
+    **ENGINE_CODES,
 }

@@ -28,7 +28,7 @@ DRAFT_CODES: Final[dict[str, Meaning]] = {
     "MTP004": Meaning(
         _E,
         "the draft layer lacks a tensor",
-        "graft the whole layer: tensors [\"model.layers.N.**\"]",
+        'graft the whole layer: tensors ["model.layers.N.**"]',
         {
             VLLM: "says nothing; unquantised: ValueError for norms and eh_proj. Nothing of the layer: ValueError",
             SGLANG: "says nothing",
@@ -48,7 +48,11 @@ DRAFT_CODES: Final[dict[str, Meaning]] = {
         _E,
         "the draft layer holds a tensor that the engine does not know",
         "leave it out of the graft",
-        {VLLM: "KeyError", SGLANG: "a warning, or KeyError for part of a stacked linear", TRANSFORMERS: "passes over it"},
+        {
+            VLLM: "KeyError",
+            SGLANG: "a warning, or KeyError for part of a stacked linear",
+            TRANSFORMERS: "passes over it",
+        },
         "vLLM looks every name of the layer up among its parameters.",
     ),
     "MTP007": Meaning(
@@ -119,7 +123,10 @@ DRAFT_CODES: Final[dict[str, Meaning]] = {
         _E,
         "a quantised tensor's shape does not follow from the scheme",
         "quantise it with the group size that the config declares",
-        {VLLM: "experts, since 0.20: fills part of the parameter silently; else AssertionError", SGLANG: "RuntimeError"},
+        {
+            VLLM: "experts, since 0.20: fills part of the parameter silently; else AssertionError",
+            SGLANG: "RuntimeError",
+        },
         "A scale of groups of 128 fills 3 of the 12 columns that groups of 32 need, and nobody says so.",
     ),
     "QNT009": Meaning(

@@ -25,7 +25,7 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
         "which copy of a tensor wins depends on the engine",
         "take one copy out of its shard: a manifest with mode: replace does",
         {VLLM: "sorts names naturally", SGLANG: "sorts them as text", TRANSFORMERS: "sorts them as text"},
-        "The last file wins, and engines sort names in two ways: part-10 comes before part-2 as text, and after it by number.",
+        "The last file wins, and engines sort names in two ways: part-10 comes before part-2 as text, after it by number.",
         (f"{GITHUB}/vllm-project/vllm/pull/54230",),
     ),
     "ENG003": Meaning(
@@ -62,7 +62,10 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
         "a repository that holds only a difference is no checkpoint to serve",
         "assemble it first: overlay apply REPOSITORY -o DIR --base BASE",
         {VLLM: "FileNotFoundError (before 0.26: loads, nearly all weights uninitialised)"}
-        | {SGLANG: "RuntimeError (before 0.5.17: loads, nearly all weights uninitialised)", TRANSFORMERS: "FileNotFoundError"},
+        | {
+            SGLANG: "RuntimeError (before 0.5.17: loads, nearly all weights uninitialised)",
+            TRANSFORMERS: "FileNotFoundError",
+        },
         "Its index names the shards of its base as well, which are not there.",
     ),
     "ENG008": Meaning(
@@ -118,8 +121,8 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
         _N,
         "an architecture whose tensors lint does not know",
         "trust the rules about files, and verify the draft with overlay probe",
-        detail="Rules that need no names of modules were applied: files, order, duplicates, phantoms, declarations. Nothing is "
-        "said about missing or unknown tensors.",
+        detail="Rules that need no names of modules were applied: files, order, duplicates, phantoms, declarations. Nothing "
+        "is said about missing or unknown tensors.",
     ),
     "ENG021": Meaning(
         _N,

@@ -124,7 +124,9 @@ def fault_of_error(error: BaseException, place: Place) -> OverlayError | None:
         hint = "hf://org/name[@revision]"
         return UsageError(f"expected a repository's name, found: {clean(str(error))}", subject=str(place), hint=hint)
     if isinstance(error, OSError) and error.errno is not None:
-        problem = f"expected to keep it in {clean(str(error.filename or 'the cache'))}, the system says: {error.strerror}"
+        problem = (
+            f"expected to keep it in {clean(str(error.filename or 'the cache'))}, the system says: {error.strerror}"
+        )
         return EnvironmentFault(problem, subject=str(place), hint=hint_for_errno(error.errno))
     if isinstance(error, OSError):  # a check of huggingface_hub's own, such as that of the length
         said = clean(str(error).partition("\n")[0])

@@ -157,10 +157,10 @@ class HubRepository:
     def _read_chunks(self, file: RemoteFile, begin: int, end: int) -> Generator[bytes, None, int]:
         """What the chunk store gives of ``[begin, end)``; returns where it stopped."""
         failures = 0
-        while begin < end and self._chunks is not None:
+        while begin < end and (chunks := self._chunks) is not None:
             start = begin
             try:
-                with closing(self._chunks.read(file, begin, end)) as pieces:
+                with closing(chunks.read(file, begin, end)) as pieces:
                     for piece in pieces:
                         begin += len(piece)
                         yield piece

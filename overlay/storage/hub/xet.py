@@ -2,6 +2,9 @@
 
 What that client does not do is done here (hf_xet 1.8): a range past the end comes back short without an error, and a
 failed stream spoils its group, so that each attempt gets a new one.  A stream that stands still is left behind.
+
+What nobody does: hold the bytes of a range against a digest.  hf_xet hands out a chunk whose stored bytes were changed, as
+HTTP hands out a wrong bit; the Hub states digests of whole files alone.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from typing import Any, Final
 
 from overlay.errors import EnvironmentFault
@@ -55,13 +59,14 @@ class ChunkStore:
         except Exception as error:  # hf_xet raises errors of many kinds
             raise _broken(str(error), place) from None
         left = end - begin
-        for piece in _pump(stream, place, current_patience()):
-            left -= len(piece)
-            if left < 0:
-                raise _broken("more bytes than were asked for", place)
-            count(received=len(piece))
-            for at in range(0, len(piece), MAX_PIECE):
-                yield piece[at : at + MAX_PIECE]
+        with closing(_pump(stream, group.abort, place, current_patience())) as pieces:
+            for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    raise _broken("more bytes than were asked for", place)
+                count(received=len(piece))
+                for at in range(0, len(piece), MAX_PIECE):
+                    yield piece[at : at + MAX_PIECE]
         if left:
             raise _broken(f"the end, {left} bytes early", place)
 
@@ -116,8 +121,10 @@ def _broken(said: str, place: Place) -> Transient:
     return Transient(EnvironmentFault(problem, subject=str(place), hint=hint))
 
 
-def _pump(stream: Any, place: Place, patience: Patience) -> Iterator[bytes]:
+def _pump(stream: Any, abort: Callable[[], object], place: Place, patience: Patience) -> Generator[bytes]:
     """The pieces of a stream that blocks outside of Python: another thread waits, so that this one need not for ever.
+
+    At the end, `abort` ends what is still under way; the stream's own `cancel` cannot, while a thread waits for a piece.
 
     Raises:
         Transient: the stream breaks, stands still or drips.
@@ -143,7 +150,8 @@ def _pump(stream: Any, place: Place, patience: Patience) -> Iterator[bytes]:
                 yield piece
     finally:
         hand.dropped.set()
-        stream.cancel()
+        with suppress(Exception):  # the group is not needed any more, whatever it says
+            abort()
 
 
 class _Hand:

@@ -28,7 +28,8 @@ _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#]+)(/[^?#]*)?")
 _LOOPBACK: Final = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _QUERY: Final = re.compile(r"\?[^\s'\"<>]*")
-_USER: Final = re.compile(r"(?<=://)[^/\s'\"@]*@")
+_USER: Final = re.compile(r"(?<=://)[^\s'\"]*@")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9a-fA-F:.]+\](:[0-9]+)?")
 _FORMS: Final = "expected s3://bucket/folder, gs://bucket/folder or https://host/folder"
 
 
@@ -59,7 +60,7 @@ def parse_folder(address: str) -> Folder:
         InvalidInput: an unknown scheme, a query, a name or password, control characters, ``.`` or ``..`` between slashes,
             ``http`` to another machine.
     """
-    shown = without_secrets(address)
+    shown = without_secrets(address).partition("#")[0]
     if "?" in address or "#" in address:
         hint = "give what the query would say through the environment: FSSPEC_HTTPS_HEADERS, AWS_PROFILE, …"
         raise InvalidInput("expected an address without a query", subject=shown, hint=hint)
@@ -67,9 +68,10 @@ def parse_folder(address: str) -> Folder:
     if match is None or match[1] not in PACKAGES or _CONTROL.search(address):
         raise InvalidInput(f"{_FORMS}, found {shown!r}", hint="name the folder that holds the shards")
     scheme, host, path = match[1], match[2], (match[3] or "").strip("/")
-    if "@" in host:
+    is_web = scheme in ("https", "http")
+    if "@" in host or (is_web and not _HOST.fullmatch(host)):
         hint = "give it through the environment: FSSPEC_HTTPS_HEADERS, AWS_PROFILE, …"
-        raise InvalidInput("expected an address without a name or password", subject=shown, hint=hint)
+        raise InvalidInput("expected a host or bucket without a name or password", subject=shown, hint=hint)
     if any(part in ("", ".", "..") for part in path.split("/") if path):
         raise InvalidInput("expected a folder's own address, found '..', '.' or '//' in it", subject=shown)
     if scheme == "http" and not _LOOPBACK.fullmatch(host):
@@ -85,7 +87,8 @@ def is_inside(name: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Text of a library or a user without queries of addresses, and names and passwords in them."""
+    """Text of a library or a user without queries of addresses, and without names and passwords in them: rather too much is
+    taken out than too little."""
     return _USER.sub("", _QUERY.sub("", text))
 
 

@@ -20,6 +20,9 @@ from overlay.storage.remote import RemoteFile
 _PATIENCE: Final = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
 """Of the client under s3fs; `reading` does the repeating, so that attempts do not multiply."""
 
+PAGE: Final = 1000
+"""Objects that an answer lists; the protocol allows no more."""
+
 _RANGE: Final = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
 _DENIED: Final = ("Credential", "Token", "Profile", "Login", "SSO")
 """In the names of what botocore raises when it finds no usable keys."""
@@ -65,7 +68,7 @@ class S3:
         found: dict[str, RemoteFile] = {}
         more: dict[str, str] = {}
         while True:
-            page = self._call("list_objects_v2", Prefix=prefix, **more)
+            page = self._call("list_objects_v2", Prefix=prefix, MaxKeys=PAGE, **more)
             for entry in page.get("Contents") or ():
                 name = str(entry["Key"])[len(prefix) :]
                 if is_inside(name):
@@ -95,7 +98,7 @@ class S3:
         body.extent = Extent(int(match[1]), int(match[2]) + 1, int(match[3]), _plain(answer.get("ETag")))
         return body
 
-    def _call(self, operation: str, **arguments: str) -> dict[str, Any]:
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = self._system.call_s3(operation, Bucket=self._folder.host, **arguments)
         except Exception as error:  # s3fs, botocore and aiohttp raise what they like

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,13 @@ class Behaviour:
     errors: tuple[str, ...] = ()
 
 
-def write_cases(family: Family, scheme: str, folder: Path) -> list[Case]:
-    """Write all variants of one base below `folder`."""
+def write_cases(family: Family, scheme: str, folder: Path, only: Collection[str] = ()) -> list[Case]:
+    """Write all variants of one base below `folder`, or those that `only` names."""
     base: Base = make_base(family, scheme, folder / "bases" / family.name)
     cases = []
     for number, (name, variant) in enumerate(BY_SCHEME[scheme].items()):
+        if only and name not in only:
+            continue
         tree = variant(base)
         place = folder / family.name / scheme / f"{number:02d}"
         cases.append(Case(family.name, scheme, name, tree, tree.write(place)))
@@ -95,14 +97,15 @@ def run_engine(engine: str, cases: list[Case], work: Path) -> dict[Path, Any]:
     with log.open("wb") as stream:
         done = subprocess.run(command, env=environment, stdout=stream, stderr=stream, check=False, timeout=3600)
     if done.returncode:
-        raise RuntimeError(f"{engine} ended with {done.returncode}: {log.read_text(errors='replace')[-2000:]}")
+        said = log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{engine} ended with {done.returncode}: {said}")
     return {Path(folder): happened for folder, happened in json.loads(out.read_bytes()).items()}
 
 
 def behaviours(cases: list[Case], happened: Mapping[Path, Any]) -> dict[str, Behaviour]:
     """What an engine did with the cases of one base, by variant."""
     by_name = {case.variant: happened[case.folder] for case in cases}
-    references = [by_name[name] for name in REFERENCES[cases[0].scheme]]
+    references = [by_name[name] for name in REFERENCES[cases[0].scheme] if name in by_name]
     targets, drafts = ([reference[part] for reference in references] for part in ("target", "draft"))
     return {
         case.variant: Behaviour(
@@ -118,12 +121,12 @@ def behaviours(cases: list[Case], happened: Mapping[Path, Any]) -> dict[str, Beh
     }
 
 
-def predictions(case: Case) -> dict[str, Behaviour]:
+def predictions(case: Case, engines: Iterable[str] = ENGINES) -> dict[str, Behaviour]:
     """What lint says, by engine."""
     from tests.support.commands import overlay
 
-    engines = (word for engine in ENGINES for word in ("--engine", engine))
-    document = overlay("lint", case.folder, "--json", *engines).document
+    words = (word for engine in engines for word in ("--engine", engine))
+    document = overlay("lint", case.folder, "--json", *words).document
     return {
         engine: Behaviour(
             said["target"],

@@ -38,8 +38,12 @@ def mark(model: Any) -> None:
 
 
 def is_optional(name: str) -> bool:
-    """Whether engines fall back to a default of their own: scales of the key-value cache, orders of activation."""
-    return re.search(r"\.([qkv]|prob)_(scale|zero_point)$|_g_idx(_sort_indices)?$", name) is not None
+    """Whether no checkpoint has to hold it.
+
+    Engines have defaults for the scales of the key-value cache and for the order of activation, and make swizzled scales
+    themselves once everything is loaded.
+    """
+    return re.search(r"\.([qkv]|prob)_(scale|zero_point)$|_g_idx(_sort_indices)?$|_swizzled$", name) is not None
 
 
 def describe(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Any]:
