@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, get_args
 
 from documents.comparing import AUDIT, COMPARISON
 from documents.looking import DESCRIPTION, MEANING, TRACE, VERDICT
+from documents.publishing import PUBLISHED
 from documents.shared import FINDINGS, NAMES, NUMBERS
 from documents.words import Schema, count, digest, document, entries, flag, items, one_of, or_null, record, shared, text
 from overlay.core.planning import Do
@@ -164,6 +165,7 @@ KINDS: Final[dict[str, Kind]] = {
             },
         ),
     ),
+    "publish": Kind("overlay publish", document("publish", "What was published, or would be.", PUBLISHED)),
     "status": Kind(
         "overlay status",
         document(

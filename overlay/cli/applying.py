@@ -119,7 +119,8 @@ def apply(
     """
     if dry_run:
         shared = {"sources": sources, "engine": engine, "target": target, "graft": graft, "base": base, "donor": donor}
-        ctx.invoke(plan, **shared, allow_root=allow_root, look_in=look_in, link=link, format_=format_, as_json=as_json, quiet=quiet)
+        looks = {"allow_root": allow_root, "look_in": look_in, "link": link}
+        ctx.invoke(plan, **shared, **looks, format_=format_, as_json=as_json, quiet=quiet)
         return
     output = chosen_output(format_, as_json, quiet)
     request = Request(sources=sources, graft=graft, engine=engine, places=places(base, donor, allow_root, look_in))

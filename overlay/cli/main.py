@@ -91,6 +91,7 @@ def main() -> NoReturn:
         cli.main(prog_name="overlay")
     try:
         code = _run(sys.argv[1:])
+        _tell_traffic()
     except BrokenPipeError:  # the reader of our output went away (``overlay … | head``)
         code = CLOSED_PIPE
         _silence()
@@ -132,6 +133,18 @@ def _run(arguments: list[str]) -> int:
         fault = EnvironmentFault(f"the system says: {error.strerror or error}", subject=str(error.filename or ""))
         return report_error(output, fault.line, fault.kind, fault.exit_code, hint=hint_for_errno(error.errno))
     return 0
+
+
+def _tell_traffic() -> None:
+    """Say what was asked of the Hub, where anything was."""
+    module = sys.modules.get("overlay.storage.hub.traffic")
+    if module is None or any(argument in ("-q", "--quiet") for argument in sys.argv):
+        return
+    seen = module.traffic()
+    if seen.requests:
+        from overlay.report.text import in_bytes
+
+        print(f"asked the Hub: {seen.requests} requests, {in_bytes(seen.bytes)} received", file=sys.stderr)
 
 
 def entry() -> NoReturn:

@@ -127,6 +127,7 @@ def lock(
     Example: overlay lock glm-5.2-nvfp4-mtp.yaml --level headers
     """
     output = chosen_output(format_, as_json, quiet)
-    locked = api.lock(manifest, level=level, upgrade=upgrade, places=places(base, donor, allow_root, look_in), reporter=Bars())
+    where = places(base, donor, allow_root, look_in)
+    locked = api.lock(manifest, level=level, upgrade=upgrade, places=where, reporter=Bars())
     document = {"file": locked.path, "written": locked.written, "lock": locked.lock.model_dump(mode="json")}
     output.show("lock", document, lock_lines(locked.lock, locked.path, locked.written), brief=locked.path)

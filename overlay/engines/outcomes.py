@@ -13,7 +13,8 @@ of another dtype    says nothing                                says nothing    
 ==================  ==========================================  ===============================  ==========================
 
 Sources: vLLM 0.33 `deepseek_mtp.py:400-537`, `default_loader.py:510-572`; SGLang 0.5.23
-`deepseek_weight_loader.py:390, 528`, `glm4_moe.py:1195-1238`; transformers 5.23 `modeling_utils.py`, `modeling_layers.py` (`MtpModel`).
+`deepseek_weight_loader.py:390, 528`, `glm4_moe.py:1195-1238`; transformers 5.23 `modeling_utils.py`,
+`modeling_layers.py` (`MtpModel`).
 """
 
 from __future__ import annotations

@@ -156,5 +156,6 @@ def _count(document: dict[str, Any], key: str) -> int | None:
 
 def _average(state: Any) -> float | None:
     value = state.get("avg_spec_accept_length") if isinstance(state, dict) else None
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if real and math.isfinite(value) and value >= 0 else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if math.isfinite(value) and value >= 0 else None

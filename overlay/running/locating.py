@@ -183,7 +183,12 @@ def locate_locked(reference: str, folder: str, places: Places, locked: LockedSou
         UsageError: as `locate`.
     """
     try:
-        return locate(reference, folder, places, locked.commit)
+        place = locate(reference, folder, places, locked.commit)
+        missing = [name for name in locked.files if not is_address(place) and not _is_in(place, name)]
+        if missing and isinstance(parse_reference(reference), HubReference):  # a snapshot of which only a part was fetched
+            problem = f"expected the locked commit in {place}, found it without {missing[0]}"
+            raise EnvironmentFault(problem, subject=reference, hint=f"hf download {reference.removeprefix('hf://')}")
+        return place
     except EnvironmentFault as fault:
         wanted = {
             name: Wanted(pinned.size, pinned.sha256 or "", pinned.header_sha256 or "")
@@ -199,6 +204,10 @@ def locate_locked(reference: str, folder: str, places: Places, locked: LockedSou
             f"looked at the Hub's cache and at {looked} folders with some of them{best}"
         )
         raise EnvironmentFault(fault.problem, subject=fault.subject, hint=fault.hint, others=(what,)) from None
+
+
+def _is_in(folder: str, name: str) -> bool:
+    return os.path.exists(os.path.join(folder, *name.split("/")))
 
 
 def open_sound(label: str, directory: str, places: Places, *, partial: bool = False) -> Checkpoint:

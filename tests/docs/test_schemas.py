@@ -24,6 +24,7 @@ from tests.bad_inputs.running import run_here
 from tests.bad_inputs.world import build
 from tests.docs.pages import DOCS
 from tests.docs.schemas import SCHEMAS, listed, objects, problems, used, validator
+from tests.publishing import cases as publishing
 from tests.support import small
 from tests.support.checkpoints import INDEX, SIDECARS, Checkpoint, Tensor, tensor, write_hub_cache
 
@@ -42,6 +43,8 @@ apply small/small.yaml -o applied
 apply small/small.yaml -o applied
 apply world/recipe/mtp.yaml -o applied --link copy
 build small/small.yaml -o built
+publish publishing/built hf://tester/result --dry-run
+publish publishing/built hf://tester/result
 status applied
 history applied
 undo applied
@@ -68,6 +71,7 @@ demo demo
 """
 
 FINDINGS = """
+publish publishing/unfit hf://tester/result
 verify world/damaged
 verify world/damaged --fix left.index.json
 verify small/damaged --level content
@@ -97,6 +101,7 @@ plan world/recipe/mtp.yaml -o world/base/serve
 apply world/recipe/mtp.yaml -o gone/serve
 apply world/recipe/wrong-count.yaml -o other
 build gone.yaml -o built-too
+publish gone hf://tester/result
 status world/base
 history gone
 undo small/serve --to 9
@@ -123,7 +128,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[Printed]:
         patch.setenv("OVERLAY_CACHE", str(root / "cache"))
         patch.setattr(os, "fsync", lambda descriptor: None)
         _write(root)
-        documents = [_run(line) for line in f"{SUCCESSES}{FINDINGS}{FAILURES}".split("\n") if line]
+        with publishing.world(root / "publishing", patch):
+            documents = [_run(line) for line in f"{SUCCESSES}{FINDINGS}{FAILURES}".split("\n") if line]
         return [*documents, _explained_conversion()]
 
 

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import socket
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
 from overlay.errors import EnvironmentFault, Mismatch, OverlayError
 from overlay.formats.references import HubReference
-from overlay.storage.hub.faults import Place, clean, fault_of_error, fault_of_status
 from overlay.storage.hub.opening import HubRepository, open_repository, resolve_commit
-from overlay.storage.hub.patience import Patience, Transient, Tries, asked_wait
 from overlay.storage.remote_headers import read_headers
+from tests.hub.reading import DATA, IMPATIENT, NAME, REPO, TRIES, refused, whole
 from tests.loopback_hub import LoopbackHub
 from tests.loopback_hub import faults as wrong
 from tests.loopback_hub.faults import LISTING, Fault, Where, bytes_of, when
 
-REPO = "org/name"
-DATA = bytes(range(256)) * 2000  # 512 kB
-NAME = "model.safetensors"
-
 RESOLVE = Where(stage="resolve")
-TRIES = 4
-IMPATIENT = Patience(
-    tries=TRIES,
-    first_wait=0.01,
-    longest_wait=0.02,
-    longest_asked=5,
-    total=20,
-    connect=1,
-    silence=0.5,
-    window=0.4,
-    least_rate=1000,
-    progress=1 << 16,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -53,21 +31,6 @@ def repository(hub: LoopbackHub) -> HubRepository:
     opened = open_repository(REPO, hub.seed(REPO, {NAME: DATA, "config.json": b"{}"}))
     hub.log.clear()
     return opened
-
-
-def whole(repository: HubRepository, begin: int = 1, end: int = len(DATA)) -> bytes:
-    return b"".join(repository.read(NAME, begin, end))
-
-
-def refused(hub: LoopbackHub, repository: HubRepository, *faults: Fault, begin: int = 1) -> OverlayError:
-    """The error with which a range is refused under `faults`."""
-    with hub.failing(*faults), pytest.raises(OverlayError) as caught:
-        whole(repository, begin)
-    assert caught.value.line.startswith(f"{repository.listing.address}/{NAME}: expected ")
-    assert caught.value.line.isprintable()
-    assert hub.token not in f"{caught.value.line} {caught.value.hint}"
-    assert caught.value.hint
-    return caught.value
 
 
 # What passes by itself
@@ -292,225 +255,3 @@ def test_a_weak_etag_promises_nothing(hub: LoopbackHub, repository: HubRepositor
 
     with hub.failing(when(bytes_of(NAME), wrong.headers(ETag='W/"another"'))):
         assert DATA[1:] == whole(repository)
-
-
-# Access
-
-
-def test_a_gated_repository_names_the_page_of_its_licence(hub: LoopbackHub, repository: HubRepository) -> None:
-    hub.gate(REPO)
-
-    error = refused(hub, repository)
-
-    assert (
-        "expected access, found a gated repository: status 403 (Access to model org/name is restricted" in error.problem
-    )
-    assert f"accept the licence at {hub.url}/{REPO}, and log in: hf auth login" == error.hint
-
-
-def test_without_a_token_a_gated_repository_says_the_same(
-    hub: LoopbackHub, repository: HubRepository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.gate(REPO)
-    monkeypatch.delenv("HF_TOKEN")
-
-    assert "accept the licence" in refused(hub, repository).hint
-
-
-def test_a_file_that_is_gone_is_named(hub: LoopbackHub, repository: HubRepository) -> None:
-    error = refused(hub, repository, when(RESOLVE, wrong.refused(404, "Entry not found", "EntryNotFound")))
-
-    assert "expected this file, found none: status 404 (Entry not found)" == error.problem
-
-
-def test_a_disabled_repository_is_said_to_be_one(hub: LoopbackHub, repository: HubRepository) -> None:
-    error = refused(hub, repository, when(RESOLVE, wrong.refused(403, "Access to this resource is disabled.")))
-
-    assert "a repository that the Hub has disabled" in error.problem
-
-
-# The token
-
-
-def test_the_token_goes_to_the_hub_alone(hub: LoopbackHub, repository: HubRepository) -> None:
-    whole(repository)
-    whole(repository, 5, 10)
-    b"".join(repository.read("config.json", 0, 2))
-
-    assert {f"Bearer {hub.token}"} == {record.authorization for record in hub.log.about(origin="hub")}
-    assert {None} == {record.authorization for record in hub.log.about(origin="cdn")}
-
-
-def test_a_redirect_to_a_stranger_does_not_get_the_token(hub: LoopbackHub, repository: HubRepository) -> None:
-    error = refused(hub, repository, when(Where(stage="resolve", origin="hub"), wrong.redirected(hub.cdn_url)))
-
-    assert "localhost" in error.problem
-    assert [None] * TRIES == [record.authorization for record in hub.log.about(origin="cdn")]
-
-
-@pytest.mark.parametrize("location", ["ftp://host/x", "file:///etc/passwd", "http://[", "https://"])
-def test_a_redirect_to_something_else_is_not_followed(
-    hub: LoopbackHub, repository: HubRepository, location: str
-) -> None:
-    error = refused(hub, repository, when(RESOLVE, wrong.refused(302, Location=location)))
-
-    assert "expected a redirect to an https address" in error.problem
-    assert 1 == len(hub.log)
-
-
-def test_a_circle_of_redirects_ends(hub: LoopbackHub, repository: HubRepository) -> None:
-    error = refused(hub, repository, when(RESOLVE, wrong.redirected("", 307)))
-
-    assert "found 6 redirects" in error.problem
-
-
-@pytest.mark.parametrize("token", ["hf_with\nnewline", "hf_ünicode", "hf_nul\0byte"])
-def test_a_token_that_cannot_be_sent_is_not_shown(
-    hub: LoopbackHub, repository: HubRepository, monkeypatch: pytest.MonkeyPatch, token: str
-) -> None:
-    monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: token)
-
-    with pytest.raises(EnvironmentFault) as caught:
-        whole(repository)
-    with pytest.raises(EnvironmentFault) as other:
-        repository.download(NAME, lambda count: None)
-
-    assert "HF_TOKEN: expected a token of plain characters, found others" == caught.value.line == other.value.line
-
-
-def test_nothing_is_logged_and_nothing_printed(
-    hub: LoopbackHub, repository: HubRepository, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level(logging.DEBUG)
-
-    refused(hub, repository, when(bytes_of(NAME), wrong.cut(after=1000)))
-
-    assert hub.token not in caplog.text
-    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert ("", "") == capfd.readouterr()
-
-
-# Messages and waits, by themselves
-
-
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        ("a\nb\tc\x1b[31m\x00d", "a b c [31m d"),
-        ("Bearer hf_secretSecret and hf_otherSecret", "[token] and [token]"),
-        ("see https://cdn/x?Signature=abc&Key=d now", "see https://cdn/x?… now"),
-        ("x" * 1000, "x" * 299 + "…"),
-        ("\u202egnp.exe\u2066", "gnp.exe"),
-    ],
-)
-def test_what_others_say_is_cleaned(said: str, shown: str) -> None:
-    assert shown == clean(said)
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": " 0 "}, 0.0),
-        ({"retry-after": "-7"}, None),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
-        ({"retry-after": "٣"}, None),
-        ({"ratelimit": '"api";r=0;t=55'}, 55.0),
-        ({"ratelimit": '"api";r=3;t=55'}, None),
-        ({"ratelimit": '"api"; r = 0; t = 12'}, 12.0),
-        ({}, None),
-    ],
-)
-def test_the_wait_that_a_server_asks_for(headers: dict[str, str], seconds: float | None) -> None:
-    assert seconds == asked_wait(headers)
-
-
-def test_what_nobody_knows_is_a_bug() -> None:
-    assert fault_of_error(KeyError("x"), Place(REPO)) is None
-
-
-def test_a_full_disk_is_the_machines_fault() -> None:
-    fault = fault_of_error(OSError(28, "No space left on device"), Place(REPO, "main", NAME))
-
-    assert fault is not None
-    assert (5, "free space or choose a target on another file system") == (fault.exit_code, fault.hint)
-
-
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 409, 410, 416, 418, 429, 451, 500, 507, 599])
-def test_every_refusal_has_a_line_and_a_hint(status: int) -> None:
-    for headers in ({}, {"x-error-message": "no\r\nBearer hf_secretSecret"}):
-        fault = fault_of_status(status, headers, Place(REPO, "main", "a\nb"))
-
-        assert fault.line.startswith(f"hf://{REPO}@main/a b: expected ")
-        assert (fault.line + fault.hint).isprintable()
-        assert fault.hint
-        assert "hf_secret" not in fault.line
-
-
-def test_tries_end_by_time_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.storage.hub.patience.PATIENCE", Patience(tries=100, first_wait=0.05, total=0.2))
-    tries, failure = Tries(), Transient(EnvironmentFault("x"))
-    begin = time.monotonic()
-
-    def for_ever() -> None:
-        while True:
-            tries.pause(failure)
-
-    with pytest.raises(EnvironmentFault, match="x"):
-        for_ever()
-
-    assert time.monotonic() - begin < 0.5
-
-
-@pytest.fixture
-def silent_server() -> Iterator[str]:
-    """An address that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        held: list[socket.socket] = []
-
-        def hold() -> None:
-            while True:
-                try:
-                    held.append(server.accept()[0])
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=hold, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        for connection in held:
-            connection.close()
-
-
-def test_a_server_that_never_answers_ends(
-    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, silent_server: str
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", silent_server)
-
-    with pytest.raises(EnvironmentFault, match="expected bytes to go on arriving"):
-        resolve_commit(HubReference(REPO))
-
-
-def test_the_users_own_time_limit_counts(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, silent_server: str) -> None:
-    monkeypatch.setattr("overlay.storage.hub.patience.PATIENCE", Patience(tries=1))
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.3")
-    monkeypatch.setenv("HF_ENDPOINT", silent_server)
-    begin = time.monotonic()
-
-    with pytest.raises(EnvironmentFault):
-        resolve_commit(HubReference(REPO))
-
-    assert time.monotonic() - begin < 5
-
-
-@pytest.mark.parametrize("address", ["ftp://host", "host:80", "http://", "//x", "http://[::1"])
-def test_an_endpoint_that_is_none_is_named(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", address)
-
-    with pytest.raises(OverlayError) as caught:
-        resolve_commit(HubReference(REPO))
-
-    assert (2, "HF_ENDPOINT: expected the http(s) address of a Hub") == (caught.value.exit_code, caught.value.line)

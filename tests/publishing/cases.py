@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.loopback_hub import LoopbackHub
+from tests.loopback_hub.fixtures import apply, environment
 from tests.support.checkpoints import Checkpoint, donor, manifest_text, sharded
 from tests.support.commands import Ended, overlay
 
@@ -70,3 +76,15 @@ def done(ended: Ended, do: str) -> list[str]:
 def lock_in(folder: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((folder / "overlay.lock.json").read_bytes())
     return document
+
+
+@contextmanager
+def world(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A hub with base and donor, the folder ``built`` that can be published to it, and ``unfit``, which cannot."""
+    folder.mkdir()
+    with LoopbackHub(folder / "served") as hub:
+        apply(patch, environment(hub, folder))
+        seed(hub)
+        shutil.copytree(build(folder), folder / "unfit")
+        (folder / "unfit" / ".env").write_text("KEY=1\n")
+        yield hub

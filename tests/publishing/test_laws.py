@@ -90,7 +90,7 @@ def test_the_proofs_of_the_card_hold(hub: LoopbackHub, tmp_path: Path) -> None:
     published(publish(build(tmp_path)))
     run(f"hf download {REPO} --local-dir COPY", tmp_path)
     card = (tmp_path / "COPY" / "README.md").read_text()
-    commands = {line for line in re.findall(r"`(overlay (?:verify|audit) [^`]+)`", card)}
+    commands = set(re.findall(r"`(overlay (?:verify|audit) [^`]+)`", card))
 
     assert len(commands) >= 3
     for command in sorted(commands):

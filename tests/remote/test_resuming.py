@@ -130,7 +130,9 @@ def test_a_broken_run_is_continued_where_it_stopped(
 
     assert _holds_layer_2(path)
     assert hub.log.bytes_of("*-00002-*") == 0, "the first shard's tensors were on the disk"
-    assert hub.log.bytes_of("*-00003-*") == sum(s.end - s.begin for s in sources if s.file.name.startswith("model-00003"))
+    assert hub.log.bytes_of("*-00003-*") == sum(
+        s.end - s.begin for s in sources if s.file.name.startswith("model-00003")
+    )
 
 
 def test_what_the_disk_lost_since_is_fetched_again(

@@ -176,9 +176,22 @@ def test_the_options_of_fsspec_hold(client: Client, endpoint: str, monkeypatch: 
     import fsspec
 
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": endpoint, "anon": True})
+    monkeypatch.setitem(
+        fsspec.config.conf, "s3", {"endpoint_url": endpoint, "client_kwargs": {"region_name": "us-east-1"}}
+    )
 
     assert all_of(open_store(f"s3://{BUCKET}/m"), "config.json") == b"{}"
+
+
+def test_a_reader_that_is_not_let_in_is_told_how(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": True})
+    store = open_store(f"s3://{BUCKET}/m")
+
+    with pytest.raises(EnvironmentFault, match="expected to be let in, found: status 403") as caught:
+        all_of(store, "config.json")
+    assert "AWS_PROFILE" in caught.value.hint
 
 
 def test_a_profile_that_is_not_there_is_named_and_no_key(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,8 @@ SECURITY: Final[dict[str, Meaning]] = {
         _E,
         "what looks like a secret stands in a file that would be published",
         "take it out, and revoke it where it was ever shared",
-        detail="Tokens of the Hub, of GitHub and of other services, keys of Amazon and private keys are known by their form. "
-        "What was published once stays in the repository's history.",
+        detail="Tokens of the Hub, of GitHub and of other services, keys of Amazon and private keys are known by their "
+        "form. What was published once stays in the repository's history.",
         references=("https://huggingface.co/docs/hub/security-secrets",),
     ),
     "SEC012": Meaning(

@@ -13,14 +13,13 @@ import re
 from contextlib import suppress
 from typing import Any, Final
 
-from overlay import __version__
 from overlay.core.checkpoint import FileSeen
 from overlay.core.progress import Advance
 from overlay.errors import EnvironmentFault, Mismatch, OverlayError
 from overlay.formats.digest import SHA256_HEX
 from overlay.storage.files import explain_os_error, open_regular
 from overlay.storage.hashing import BLOCK, hash_file
-from overlay.storage.hub.environment import LIBRARY, endpoint, hub_headers, is_xet_usable, require_online
+from overlay.storage.hub.environment import LIBRARY, endpoint, hub_headers, is_xet_usable, library_version, require_online
 from overlay.storage.hub.faults import RETRIED, Place, clean, fault_of_error
 from overlay.storage.hub.patience import Transient, Tries, asked_wait, current_patience
 from overlay.storage.hub.session import watched
@@ -76,7 +75,7 @@ def _fetch(repo: str, commit: str, file: RemoteFile, place: Place, advance: Adva
                     cache_dir=cache_root(),
                     endpoint=endpoint(),
                     library_name=LIBRARY,
-                    library_version=__version__,
+                    library_version=library_version(),
                     tqdm_class=bar,
                     etag_timeout=current_patience().connect,
                 )

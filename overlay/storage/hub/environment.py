@@ -5,12 +5,12 @@ The variables are those of huggingface_hub's own documentation (package_referenc
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from overlay import __version__
 from overlay.errors import EnvironmentFault, UsageError
 from overlay.storage.hub_cache import is_offline
 
@@ -86,11 +86,19 @@ def hub_headers() -> dict[str, str]:
     """
     from huggingface_hub.utils import build_hf_headers
 
-    headers = build_hf_headers(library_name=LIBRARY, library_version=__version__)
+    headers = build_hf_headers(library_name=LIBRARY, library_version=library_version())
     if not all(value.isascii() and value.isprintable() for value in headers.values()):
         problem = "expected a token of plain characters, found others"
         raise EnvironmentFault(problem, subject="HF_TOKEN", hint="hf auth login, or set HF_TOKEN to a token of the Hub")
     return headers
+
+
+def library_version() -> str:
+    """The version of this program, for the User-Agent; "" where it runs without being installed."""
+    try:
+        return importlib.metadata.version(LIBRARY)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def without_token(headers: dict[str, str]) -> dict[str, str]:

@@ -159,9 +159,7 @@ def _api() -> HfApi:
     """The client, with what the environment says now; the token is the environment's or the login's."""
     from huggingface_hub import HfApi
 
-    from overlay import __version__
-
-    return HfApi(endpoint=endpoint(), library_name="checkpoint-overlay", library_version=__version__)
+    return HfApi(endpoint=endpoint(), library_name="checkpoint-overlay")
 
 
 @contextmanager

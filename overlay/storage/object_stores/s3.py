@@ -149,7 +149,7 @@ def _refusal(error: Exception) -> Refusal:
         kind = _KINDS.get(status, Kind.BUSY if status >= 500 else Kind.UNABLE)
         if code in ("SlowDown", "RequestTimeout", "ServiceUnavailable"):
             kind = Kind.BUSY
-        return Refusal(kind, as_reason(error) if not code else f"{code} (status {status})")
+        return Refusal(kind, f"status {status}" if code in ("", str(status)) else f"{code} (status {status})")
     if isinstance(error, PermissionError) or any(part in type(error).__name__ for part in _DENIED):
         return Refusal(Kind.DENIED, as_reason(error))
     if isinstance(error, FileNotFoundError):

@@ -2,8 +2,8 @@
 
 The depth is the real one because transformers knows a family's draft layer by its number.  transformers writes the trunk;
 its config declares a draft layer that it does not hold.  The draft layer is the last layer of a shallow model of the same
-class, with the four tensors that only a draft layer has.  Quantised checkpoints are stand-ins: the names, dtypes and shapes of
-the format, and values that no engine has to decode in order to load them.
+class, with the four tensors that only a draft layer has.  Quantised checkpoints are stand-ins: the names, dtypes and shapes
+of the format, and values that no engine has to decode in order to load them.
 """
 
 from __future__ import annotations

@@ -5,23 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 os.environ |= {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
 
 import outcomes
-import stand_ins
+import sglang_stand_ins
 import torch
-import torch._inductor.runtime.triton_heuristics  # torch must decide that there is no triton before its stand-in is there
-from torch.utils._triton import has_triton_package
-
-has_triton_package()
-stand_ins.install(
-    """triton torchvision torchaudio sgl_kernel flashinfer deep_gemm tilelang cutlass cuda quack flash_attn flash_mla deep_ep
-    torch_memory_saver av decord soundfile numba scipy timm humming kernels outlines llguidance modelscope anthropic
-    watchfiles""".split()
-)
-
 from sglang.srt.configs.load_config import LoadConfig
 from sglang.srt.configs.model_config import ModelConfig
 from sglang.srt.distributed.parallel_state import init_distributed_environment, initialize_model_parallel
@@ -33,41 +22,13 @@ from sglang.srt.runtime_context import SpawnRanks, publish
 from sglang.srt.server_args import ServerArgs
 
 
-def replace_kernels() -> None:
-    """Answer what the models ask a GPU while they are built; no weight depends on it."""
-    import sglang.srt.layers.attention.dsa.dsa_indexer as indexer
-    import sglang.srt.layers.quantization.modelopt_quant as modelopt
-    import sglang.srt.layers.rotary_embedding.factory as rope
-    import sglang.srt.models.deepseek_v2 as deepseek
-
-    class Blackwell:
-        """The NVFP4 MoE method asks for this chip in its constructor."""
-
-        is_blackwell = True
-
-        def __getattr__(self, name: str) -> bool:
-            return False
-
-    # Sparse attention asks for the compute capability.
-    torch.cuda.get_device_capability = lambda *args, **kwargs: (9, 0)
-    modelopt.get_platform = Blackwell
-
-    # The CPU's factory knows one kind of rope only.
-    def get_rope(*args: Any, device: object = None, **kwargs: Any) -> Any:
-        return rope.get_rope(*args, **kwargs)
-
-    deepseek.get_rope_wrapper = indexer.get_rope_wrapper = get_rope
-
-
 def start(arguments: ServerArgs) -> None:
     """A world of one process; once."""
     if torch.distributed.is_initialized():
         return
     store = os.path.abspath(f"{os.environ.get('TMPDIR', '/tmp')}/sglang-{os.getpid()}.store")
     method = f"file://{store}"
-    init_distributed_environment(
-        backend="gloo", world_size=1, rank=0, local_rank=0, distributed_init_method=method
-    )
+    init_distributed_environment(backend="gloo", world_size=1, rank=0, local_rank=0, distributed_init_method=method)
     initialize_model_parallel(backend="gloo")
     initialize_dp_attention(arguments)
     initialize_moe_config()
@@ -90,5 +51,5 @@ def load(directory: str, *, draft: bool) -> Iterable[tuple[str, torch.Tensor]]:
 
 
 if __name__ == "__main__":
-    replace_kernels()
+    sglang_stand_ins.install()
     outcomes.run({"target": partial(load, draft=False), "draft": partial(load, draft=True)})

@@ -6,6 +6,7 @@ are vLLM's own.  No forward pass is possible, and none is meant.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -40,7 +41,9 @@ def _attention() -> None:
     # The CPU platform names no class for sparse attention, which glm_moe_dsa asks for.
     choose = CpuPlatform.get_attn_backend_cls.__func__
 
-    def choose_also_sparse(cls: Any, selected_backend: Any, attn_selector_config: Any, *args: Any, **kwargs: Any) -> Any:
+    def choose_also_sparse(
+        cls: Any, selected_backend: Any, attn_selector_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         if attn_selector_config.use_sparse:
             return "vllm.v1.attention.backends.mla.flashmla_sparse.FlashMLASparseBackend"
         return choose(cls, selected_backend, attn_selector_config, *args, **kwargs)
@@ -50,15 +53,14 @@ def _attention() -> None:
 
 
 def _quantisation() -> None:
-    import vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe as moe
-    import vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe.compressed_tensors_moe_wna16 as int4_moe
     import vllm.model_executor.layers.quantization.compressed_tensors.schemes.compressed_tensors_w4a4_nvfp4 as nvfp4
     import vllm.model_executor.layers.quantization.compressed_tensors.schemes.compressed_tensors_wNa16 as int4
     import vllm.model_executor.layers.quantization.modelopt as modelopt
     from vllm.model_executor.layers.fused_moe.oracle.int_wna16 import WNA16MoEBackend
     from vllm.model_executor.layers.fused_moe.oracle.nvfp4 import NvFp4MoeBackend
 
-    assert moe  # its modules are patched one by one
+    moe = "vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe"
+    int4_moe: Any = import_module(f"{moe}.compressed_tensors_moe_wna16")
     modelopt.init_nvfp4_linear_kernel = nvfp4.init_nvfp4_linear_kernel = lambda *args, **kwargs: NoKernel()
     modelopt.select_nvfp4_moe_backend = lambda *args, **kwargs: (NvFp4MoeBackend.EMULATION, NoKernel)
     int4.choose_mp_linear_kernel = lambda *args, **kwargs: NoKernel

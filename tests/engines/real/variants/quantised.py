@@ -87,7 +87,9 @@ COMMON: Mapping[str, Variant] = {
     "scales of the shared experts missing": lambda base: assembled(
         base, without("shared_experts.gate_proj.weight_scale", "shared_experts.up_proj.weight_scale")
     ),
-    "gate_proj in BF16, up_proj not": lambda base: requantised("experts.1.gate_proj", lambda tensor: iter([tensor]), base),
+    "gate_proj in BF16, up_proj not": lambda base: requantised(
+        "experts.1.gate_proj", lambda tensor: iter([tensor]), base
+    ),
 }
 _INT4: Mapping[str, Variant] = {
     **COMMON,
@@ -121,7 +123,8 @@ NVFP4: Mapping[str, Variant] = {
         head(base), shards=assembled(base, without("mlp.experts.2.")).shards
     ),
     "NVFP4, shared scales missing, head ignored": lambda base: _like(
-        head(base), assembled(base, without("shared_experts.gate_proj.weight_scale", "shared_experts.up_proj.weight_scale"))
+        head(base),
+        assembled(base, without("shared_experts.gate_proj.weight_scale", "shared_experts.up_proj.weight_scale")),
     ),
     "NVFP4, input_scale missing, head ignored": lambda base: _like(
         head(base), assembled(base, without("mlp.experts.1.up_proj.input_scale"))
