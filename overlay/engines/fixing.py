@@ -1,20 +1,20 @@
 """Fixing: the manifest whose target an engine loads, for what a manifest can mend.
 
-Entries for the lists of unquantised modules, under every name that an engine has for the draft; a declared number of draft
-layers; superseded copies and strays that are left out.  What no manifest can mend is named.
+Entries for the lists of unquantised modules, under the name that each engine has for the draft; a number of draft layers that is
+not declared; backups of ``hf_quant_config.json``.  What the index does not name is left out by `apply` itself.  Whoever writes the
+manifest looks at it again, which says what no manifest can mend.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from overlay.engines.families import Family
 from overlay.engines.predicting import Facts, Prediction
 from overlay.engines.remarks import Remark
 from overlay.engines.subject import Subject
-from overlay.formats.json_pointer import escape_token
+from overlay.formats.json_pointer import JsonPointer
 from overlay.formats.model_config import CONFIG_NAME
 from overlay.formats.quant_config import QUANT_CONFIG_NAME
 
@@ -23,24 +23,8 @@ _SCHEME: Final = frozenset({"QNT002", "QNT004", "QNT016"})
 _KEYS: Final = {"compressed-tensors": "ignore", "modelopt": "ignore", "fp8": "modules_to_not_convert"}
 
 
-@dataclass(frozen=True, slots=True)
-class Fix:
-    """What a manifest would change."""
-
-    manifest: Mapping[str, Any]
-    """The manifest, ready to be written."""
-    mends: tuple[Remark, ...]
-    leaves: tuple[Remark, ...]
-    """What makes an engine refuse or be wrong and no manifest can mend."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing that it would change."""
-        return not self.mends
-
-
-def plan_fix(name: str, base: str, predictions: Sequence[Prediction], facts: Mapping[str, Facts]) -> Fix:
-    """The manifest that makes the checkpoint `base` load in the engines of `predictions`.
+def plan_fix(name: str, base: str, predictions: Sequence[Prediction], facts: Mapping[str, Facts]) -> dict[str, Any]:
+    """The manifest over the checkpoint `base` with what a manifest can mend; without changes it still leaves strays out.
 
     Args:
         name: the manifest's name.
@@ -48,27 +32,21 @@ def plan_fix(name: str, base: str, predictions: Sequence[Prediction], facts: Map
         predictions: what each engine does with it.
         facts: engine to what it was told.
     """
-    manifest: dict[str, Any] = {"overlay": 1, "name": name, "base": base}
-    mends: list[Remark] = []
-    leaves: list[Remark] = []
     engines: dict[str, Any] = {}
     for prediction in predictions:
         told = facts[prediction.engine.name]
         bad = [said for said in prediction.remarks if said.effect in ("refuses", "wrong")]
-        entries = list(_entries(prediction.engine.name, told, bad))
-        mendable = [said for said in bad if said.finding.code in _SCHEME and said.scope == "draft" and entries]
-        mends += mendable
-        leaves += [said for said in bad if said not in mendable and not _is_declared(said)]
-        files = _files(told.subject, entries) if entries else {}
-        if files:
-            engines[prediction.engine.name] = {"files": files}
-    declared = _declared(predictions, facts)
-    if declared:
-        mends += [said for prediction in predictions for said in prediction.remarks if _is_declared(said)]
-        manifest["files"] = {CONFIG_NAME: {"patch": declared}}
-    if engines:
-        manifest["engines"] = engines
-    return Fix(manifest, tuple(dict.fromkeys(mends)), tuple(dict.fromkeys(leaves)))
+        if entries := list(_entries(prediction.engine.name, told, bad)):
+            engines[prediction.engine.name] = {"files": _files(told.subject, entries)}
+    files: dict[str, Any] = {}
+    if declared := _declared(predictions, facts):
+        files[CONFIG_NAME] = {"patch": declared}
+    subject = next(iter(facts.values())).subject
+    for backup in subject.names:
+        if backup.endswith(QUANT_CONFIG_NAME) and backup != QUANT_CONFIG_NAME:
+            files[backup] = {"remove": True}
+    manifest: dict[str, Any] = {"overlay": 1, "name": name, "base": base}
+    return {**manifest, **({"files": files} if files else {}), **({"engines": engines} if engines else {})}
 
 
 def _entries(engine: str, facts: Facts, bad: Sequence[Remark]) -> Iterator[str]:
@@ -80,17 +58,17 @@ def _entries(engine: str, facts: Facts, bad: Sequence[Remark]) -> Iterator[str]:
     layer = subject.number("num_hidden_layers")
     if codes & {"QNT002", "QNT004"} and not _is_dense(facts):
         return
-    yield from _names(engine, facts.matcher.method, layer or 0, family, only_head=codes & _SCHEME == {"QNT016"})
+    yield from _names(engine, facts.matcher.method, layer or 0, only_head=codes & _SCHEME == {"QNT016"})
 
 
-def _names(engine: str, method: str, layer: int, family: Family, *, only_head: bool) -> Iterator[str]:
+def _names(engine: str, method: str, layer: int, *, only_head: bool) -> Iterator[str]:
     regular = method == "compressed-tensors"
     if engine == "vllm":
         path = f"model.layers.{layer}"
         if only_head:
-            yield f"re:{_escaped(path)}\\.head.*" if regular else f"{path}.head"
+            yield f"re:{re.escape(path)}\\.head.*" if regular else f"{path}.head"
         else:
-            yield f"re:{_escaped(path)}\\..*" if regular else f"{path}.*"
+            yield f"re:{re.escape(path)}\\..*" if regular else f"{path}.*"
     elif engine == "sglang" and regular:
         yield "re:model\\.decoder\\..*"
 
@@ -112,7 +90,7 @@ def _files(subject: Subject, entries: Sequence[str]) -> dict[str, Any]:
     declared = (subject.config or {}).get("quantization_config")
     if isinstance(declared, dict):
         key = _KEYS.get(str(declared.get("quant_method")), "ignore")
-        at = f"/quantization_config/{escape_token(key)}"
+        at = str(JsonPointer(("quantization_config", key)))
         files[CONFIG_NAME] = {"patch": _additions(at, declared.get(key), entries)}
     inner = (subject.hf_quant or {}).get("quantization")
     if isinstance(inner, dict):

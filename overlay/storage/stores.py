@@ -69,7 +69,8 @@ def remote_of(file: FileSeen) -> tuple[Remote, str]:
 
 
 def _key(address: str) -> tuple[str, ...]:
-    return (address, os.environ.get("HF_ENDPOINT", ""), cache_root(), cache_folder())
+    endpoints = (os.environ.get(name, "") for name in ("HF_ENDPOINT", "AWS_ENDPOINT_URL", "FSSPEC_S3_ENDPOINT_URL"))
+    return (address, *endpoints, cache_root(), cache_folder())
 
 
 def download(file: FileSeen, advance: Advance = lambda count: None) -> FileSeen:

@@ -318,3 +318,17 @@ def test_what_clients_keep_for_themselves_is_passed_over(hub: LoopbackHub, tmp_p
     published(publish(built))
 
     assert not {name for name in hub.files(REPO) if name.startswith((".cache", ".git/"))}
+
+
+def test_the_hint_for_a_stale_lock_leads_on(hub: LoopbackHub, tmp_path: Path) -> None:
+    seed(hub)
+    built = build(tmp_path)
+    stale_lock(built)
+    assert {"LCK010"} == codes(publish(built))
+    hub.log.clear()
+
+    assert 0 == overlay("lock", built, "--level", "content", "--upgrade").code
+
+    print(hub.log)
+    published(publish(built))
+    assert hub.log.bytes_of("*.safetensors") == 0

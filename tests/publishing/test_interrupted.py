@@ -80,6 +80,31 @@ def test_a_publish_that_is_killed_changes_nothing_and_goes_on(hub: LoopbackHub, 
     )
 
 
+def test_a_publish_by_chunks_that_is_killed_changes_nothing_and_goes_on(xet_hub: LoopbackHub, tmp_path: Path) -> None:
+    seed(xet_hub)
+    built = build(tmp_path)
+    xet_hub.seed(REPO, {"README.md": b"# Before\n"})
+    before, stuck = xet_hub.head(REPO).id, threading.Event()
+
+    def stall(request: Request, answer: Answer) -> Response:
+        if request.path.endswith("/commit/main"):
+            stuck.set()
+            time.sleep(3)
+            return json_response({}, 500)
+        return answer(request)
+
+    with xet_hub.failing(stall):
+        process = run(built)
+        while process.poll() is None and not stuck.is_set():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    assert (True, before) == (stuck.is_set(), xet_hub.head(REPO).id)
+    published(publish(built))
+    assert (built / SHARD).read_bytes() == xet_hub.read(REPO, SHARD)
+
+
 def test_a_repository_that_moves_meanwhile_is_a_conflict(hub: LoopbackHub, tmp_path: Path) -> None:
     seed(hub)
     built = build(tmp_path)

@@ -1,13 +1,13 @@
-"""Stores that are read through what all fsspec file systems have: on its file system in memory, which states a time alone."""
+"""Stores that are read through what all fsspec file systems have: on its file system in memory, with ETags added."""
 
 from __future__ import annotations
 
-import datetime
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from overlay.errors import EnvironmentFault, InvalidInput, Mismatch
 from overlay.storage.object_stores import ObjectStore, reading
@@ -22,9 +22,23 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PAUSES_S", [0.0] * 4)
 
 
+class Tagged(MemoryFileSystem):
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        entries = super().ls(path, detail=True, **options)
+        return [self.tag(entry) for entry in entries] if detail else [entry["name"] for entry in entries]
+
+    def info(self, path: str, **options: Any) -> Any:
+        return self.tag(super().info(path, **options))
+
+    def tag(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["type"] != "file":
+            return entry
+        return {**entry, "etag": hashlib.md5(self.store[entry["name"]].getvalue()).hexdigest()}
+
+
 @pytest.fixture
 def memory() -> Iterator[Any]:
-    system = fsspec.filesystem("memory", skip_instance_cache=True)
+    system = Tagged(skip_instance_cache=True)
     system.pipe({"/bucket/m/one.safetensors": SHARD, "/bucket/m/config.json": b"{}", "/bucket/m2/no": b""})
     yield system
     system.store.clear()
@@ -62,7 +76,7 @@ def test_a_range_is_read(memory: Any, address: str, begin: int, end: int) -> Non
 
 def test_an_object_that_changed_since_it_was_listed_is_refused(memory: Any) -> None:
     store = opened(memory)
-    rewrite(memory, SHARD[::-1])
+    memory.pipe("/bucket/m/one.safetensors", SHARD[::-1])
 
     with pytest.raises(Mismatch, match="expected the file that was listed"):
         list(store.read("one.safetensors", 0, 10))
@@ -71,7 +85,7 @@ def test_an_object_that_changed_since_it_was_listed_is_refused(memory: Any) -> N
 def test_an_object_that_changes_while_it_is_read_is_refused_before_the_end(memory: Any) -> None:
     pieces = opened(memory).read("one.safetensors", 0, len(SHARD))
     next(pieces)
-    rewrite(memory, SHARD[::-1])
+    memory.pipe("/bucket/m/one.safetensors", SHARD[::-1])
 
     with pytest.raises(Mismatch, match="written anew while it was read"):
         list(pieces)
@@ -104,8 +118,3 @@ def test_what_a_file_system_raises_is_the_stores_refusal(memory: Any, monkeypatc
     with pytest.raises(EnvironmentFault, match="expected to be let in, found: PermissionError") as caught:
         list(store.read("one.safetensors", 0, 10))
     assert "SECRET" not in caught.value.line
-
-
-def rewrite(memory: Any, data: bytes) -> None:
-    memory.pipe("/bucket/m/one.safetensors", data)
-    memory.store["/bucket/m/one.safetensors"].created += datetime.timedelta(seconds=1)

@@ -14,8 +14,9 @@ from overlay.storage.object_stores.answers import MAX_OBJECTS, Extent, Kind, Ref
 from overlay.storage.remote import RemoteFile
 
 _BLOCK: Final = 1 << 20
-_CHANGES: Final = ("generation", "etag", "ETag", "content_md5", "md5Hash", "last_modified", "mtime", "created")
-"""Keys of an entry that change with the bytes of the object, the most trustworthy first."""
+_CHANGES: Final = ("generation", "etag", "ETag", "md5Hash", "content_md5")
+"""Keys of an entry that change with the bytes of the object, the most trustworthy first.  Times are none of them: a listing
+and a look at one object state them in different forms."""
 
 
 class General:

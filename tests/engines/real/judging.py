@@ -24,8 +24,8 @@ def judge_target(outcome: Outcome, references: Iterable[Outcome]) -> str:
 def judge_draft(outcome: Outcome, references: Iterable[Outcome], tree: Tree) -> str:
     """``ok``, ``refuses``, ``wrong`` or ``absent``.
 
-    ``absent``: nobody would ask for a draft, because the config declares none and no shard holds one; or the engine was asked,
-    raised nothing, and set nothing of the draft.
+    ``absent``: nobody would ask for a draft, because the config declares none and no shard holds one; or the engine was
+    asked, raised nothing, and set nothing of the draft.
     """
     if not declares(tree) and not holds(tree):
         return "absent"

@@ -14,7 +14,8 @@ from torch.utils._triton import has_triton_package
 
 PACKAGES = """
     triton torchvision torchaudio sgl_kernel flashinfer deep_gemm tilelang cutlass cuda quack flash_attn flash_mla deep_ep
-    torch_memory_saver av decord soundfile numba scipy timm humming kernels outlines llguidance modelscope anthropic watchfiles
+    torch_memory_saver av decord soundfile numba scipy timm humming kernels outlines llguidance modelscope anthropic
+    watchfiles
 """
 
 has_triton_package()
