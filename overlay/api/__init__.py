@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from overlay.api.comparing import audit, diff, write_page
     from overlay.api.explaining import explain_code, trace
     from overlay.api.launching import launch
-    from overlay.api.linting import lint
+    from overlay.api.linting import fix, lint
     from overlay.api.looking import inspect, verify
     from overlay.api.mending import mend
     from overlay.api.probing import probe
@@ -48,7 +48,7 @@ HOMES: Final = {
     **dict.fromkeys(("explain_code", "trace"), "overlay.api.explaining"),
     **dict.fromkeys(("inspect", "verify"), "overlay.api.looking"),
     "launch": "overlay.api.launching",
-    "lint": "overlay.api.linting",
+    **dict.fromkeys(("fix", "lint"), "overlay.api.linting"),
     "mend": "overlay.api.mending",
     "probe": "overlay.api.probing",
     **dict.fromkeys(("Publication", "publish"), "overlay.api.publishing"),
@@ -71,6 +71,7 @@ __all__ = [
     "build",
     "diff",
     "explain_code",
+    "fix",
     "history",
     "init",
     "init_derived",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from overlay.engines.versions import ENGINES, VersionProblem, newest, parse_engine
+from overlay.engines.versions import ENGINES, Engine, VersionProblem, newest, parse_engine
 from overlay.errors import UsageError
 from overlay.running.linting import Lint, lint_reference
 from overlay.running.locating import Places
@@ -30,6 +30,31 @@ def lint(
     Raises:
         UsageError: an engine or version that there is not, or one that is named twice.
     """
+    where = places or Places()
+    wanted = _wanted(engines)
+    return lint_reference(reference, wanted, where, target=target, tensor_parallel=tensor_parallel, asked=bool(engines))
+
+
+def fix(found: Lint, path: str, engines: Sequence[str] = (), *, places: Places | None = None) -> Lint:
+    """Write a manifest that mends what a manifest can mend of `found` to the new file `path`, and look at it again.
+
+    Args:
+        found: what `lint` found.
+        path: the manifest; what it is laid over is never changed.
+        engines: as `lint` was asked.
+        places: where things are on this machine.
+
+    Raises:
+        UsageError: no name of a manifest, or `found` is about no plain checkpoint.
+        Conflict: there is a file of this name, or it would lie in the checkpoint.
+        InvalidInput: the checkpoint has errors that only `mend` mends.
+    """
+    from overlay.running.fixing import write_fix  # manifests take 0.1 s to import
+
+    return write_fix(found, _wanted(engines), places or Places(), path)
+
+
+def _wanted(engines: Sequence[str]) -> list[Engine]:
     try:
         wanted = [parse_engine(text) for text in engines] or [newest(name) for name in ENGINES]
     except VersionProblem as problem:
@@ -37,5 +62,4 @@ def lint(
     if len({engine.name for engine in wanted}) < len(wanted):
         hint = "ask about two versions in two calls"
         raise UsageError("expected each engine once", subject="--engine", hint=hint)
-    where = places or Places()
-    return lint_reference(reference, wanted, where, target=target, tensor_parallel=tensor_parallel, asked=bool(engines))
+    return wanted

@@ -9,7 +9,7 @@ import click
 from overlay import api
 from overlay.cli.options import place_options, places
 from overlay.cli.output import chosen_output, output_options
-from overlay.report.linting import lint_lines
+from overlay.report.linting import lint_lines, load_lines
 
 
 @click.command()
@@ -21,6 +21,9 @@ from overlay.report.linting import lint_lines
 @click.option(
     "--tensor-parallel", type=click.IntRange(1, 1024), default=1, show_default=True, help="Ranks to cut weights for."
 )
+@click.option("--explain-load", is_flag=True, help="Also list the files in order and the parameters they end in.")
+@click.option("--fix", is_flag=True, help="With -o: write a manifest that mends what a manifest can, and look again.")
+@click.option("-o", "--output", "path", metavar="FILE", help="With --fix: the new manifest.")
 @place_options
 @output_options
 def lint(
@@ -28,6 +31,9 @@ def lint(
     engines: tuple[str, ...],
     target: str | None,
     tensor_parallel: int,
+    explain_load: bool,
+    fix: bool,
+    path: str | None,
     base: str | None,
     donor: tuple[str, ...],
     allow_root: tuple[str, ...],
@@ -44,22 +50,27 @@ def lint(
 
     REFERENCE may be a manifest: what apply would give, with its changes for each engine.
 
+    With --fix a manifest is written that makes the engines load the checkpoint, as far as a manifest can: entries in the
+    lists of unquantised modules, a declared draft layer, files left out. The checkpoint is never changed; apply with
+    --engine uses the manifest.
+
     \b
     Reads:   the index, small files, every header, and scales of 4 bytes.
-    Writes:  nothing.
+    Writes:  nothing; with --fix the manifest.
     Exits:   0 nothing stands in the way of an engine that was asked, 1 an engine refuses or is wrong, or there are errors,
-             2 usage, 3 not a checkpoint, 5 environment.
+             2 usage, 3 not a checkpoint, 4 conflict, 5 environment.
     Example: overlay lint serve/ --engine vllm==0.33.0 --engine sglang
              overlay lint glm-5.2-nvfp4-mtp.yaml --engine vllm
              overlay lint GLM-5.2-MTP-INT4/ --target GLM-5.2-AWQ-INT4/
+             overlay lint serve/ --engine vllm --fix -o for-vllm.yaml
     """
     output = chosen_output(format_, as_json, quiet)
-    found = api.lint(
-        reference,
-        engines,
-        target=target,
-        tensor_parallel=tensor_parallel,
-        places=places(base, donor, allow_root, look_in),
-    )
-    output.show("lint", found.document(), lint_lines(found), brief="ok" if found.ok else "not ok")
+    where = places(base, donor, allow_root, look_in)
+    if fix != (path is not None):
+        raise click.UsageError("expected --fix together with -o FILE")
+    found = api.lint(reference, engines, target=target, tensor_parallel=tensor_parallel, places=where)
+    if path is not None:
+        found = api.fix(found, path, engines, places=where)
+    lines = [*lint_lines(found), *(load_lines(found) if explain_load else ())]
+    output.show("lint", found.document(loads=explain_load), lines, brief="ok" if found.ok else "not ok")
     sys.exit(0 if found.ok else 1)

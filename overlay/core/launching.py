@@ -63,6 +63,8 @@ class Serving:
     draft: str | None = None
     """A separate draft checkpoint; absolute."""
     draft_config: ModelConfig | None = None
+    missing: str = ""
+    """What of the draft is declared and not there, or ""."""
     port: int | None = None
     tensor_parallel: int | None = None
     checksum: str | None = None
@@ -84,8 +86,22 @@ class Command:
 
     @property
     def line(self) -> str:
-        """The words as a shell reads them."""
-        return shlex.join(self.words)
+        """The words as a shell reads them, on one line."""
+        return " ".join(map(quote, self.words))
+
+
+def quote(word: str) -> str:
+    """`word` as bash, zsh and ksh read it; what would move a cursor or hide is spelled in ``$'…'``, so that it stays exact."""
+    if word.isprintable():
+        return shlex.quote(word)
+    spelled = "".join(char if char.isprintable() and char not in "\\'" else _spell(char) for char in word)
+    return f"$'{spelled}'"
+
+
+def _spell(char: str) -> str:
+    if char in "\\'":
+        return f"\\{char}"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def compose_command(serving: Serving) -> Command:
@@ -187,11 +203,11 @@ def _speculation(serving: Serving, given: Mapping[str, Any]) -> tuple[_Speculati
         return _Speculation({}), [note] if config.draft_layers else []
     own = _draft_options(engine, given)
     declared = serving.draft_config if serving.draft_config is not None else config
-    if not declared.draft_layers:
+    if not declared.draft_layers or serving.missing:
         whose = "config.json of the draft" if serving.draft is not None else "config.json"
-        note = f"no speculative options: {whose} declares no draft layer (num_nextn_predict_layers is not there or 0)"
+        silent = "declares no draft layer (num_nextn_predict_layers is not there or 0)"
         left = f"; left out: {', '.join(sorted(own))}" if own else ""
-        return _Speculation({}, frozenset(own)), [note + left]
+        return _Speculation({}, frozenset(own)), [f"no speculative options: {whose}: {serving.missing or silent}{left}"]
     notes = list(_speculation_notes(serving, declared))
     if any(name not in own for name in given if _is_speculative(name)):
         return _Speculation({}), [*notes, "the manifest's own way to speculate stands"]

@@ -1,8 +1,8 @@
 """Fixing: the manifest whose target an engine loads, for what a manifest can mend.
 
-Entries for the lists of unquantised modules, under the name that each engine has for the draft; a number of draft layers that is
-not declared; backups of ``hf_quant_config.json``.  What the index does not name is left out by `apply` itself.  Whoever writes the
-manifest looks at it again, which says what no manifest can mend.
+Entries for the lists of unquantised modules, under the name that each engine has for the draft; a number of draft layers
+that is not declared; backups of ``hf_quant_config.json``.  What the index does not name is left out by `apply` itself.
+Whoever writes the manifest looks at it again, which says what no manifest can mend.
 """
 
 from __future__ import annotations

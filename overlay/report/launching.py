@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
+from overlay.core.launching import quote
 from overlay.report.blocks import Block, Marked, Verbatim
 from overlay.report.text import finding_lines
 from overlay.running.launching import Launch
@@ -21,7 +21,7 @@ def launch_lines(launch: Launch) -> Iterator[Block]:
         yield f"wrote {launch.checksum}: the server checks sha256 of these files before it loads them"
     outside = [mount for mount in launch.mounts[1:] if mount.target != launch.checksum]
     if outside and launch.command.words[0] != "docker":
-        volumes = " ".join(f"-v {shlex.quote(f'{m.source}:{m.target}:ro')}" for m in launch.mounts)
+        volumes = " ".join(f"-v {quote(f'{m.source}:{m.target}:ro')}" for m in launch.mounts)
         yield Marked("", "note", f": links leave the folder; a container needs {volumes}")
     for note in launch.command.notes:
         yield Marked("", "note", f": {note}")

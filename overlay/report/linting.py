@@ -48,3 +48,17 @@ def _consequence(said: Remark) -> str:
 def _last_line(lint: Lint) -> Iterator[Block]:
     failing = [one.engine.title for one in lint.failing]
     yield f"not ok for {', '.join(failing)}" if failing else "ok"
+
+
+def load_lines(lint: Lint) -> Iterator[Block]:
+    """What each engine would load: files in order, then the parameters of target and draft."""
+    loads = lint.loads()
+    for prediction in lint.predictions:
+        load = loads[prediction.engine.name]
+        yield Heading(f"{prediction.engine.title} opens {len(load.files)} files (order: {load.order})")
+        yield from (f"  {name}" for name in load.files)
+        if load.parameters:
+            shared = f"; the draft takes {load.shared} from the target" if load.shared else ""
+            yield Heading(f"{prediction.engine.title} fills{shared}")
+            rows = [(one.stage, one.name, f"{one.found} of {one.expected}", one.state) for one in load.parameters]
+            yield Table([("model", "parameter", "tensors", "state"), *rows], numbers=(2,), flexible=(1,), headed=True)

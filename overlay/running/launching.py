@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from overlay.core.checking import check_draft
 from overlay.core.checkpoint import FileSeen
 from overlay.core.findings import Finding
 from overlay.core.launching import Command, EngineName, Mount, Serving, compose_command, in_docker, render_checksums
@@ -20,7 +21,7 @@ from overlay.errors import EnvironmentFault, InvalidInput, UsageError
 from overlay.formats import strict_json
 from overlay.formats.model_config import CONFIG_NAME, ModelConfig, parse_model_config
 from overlay.formats.names import REPOSITORY_MANIFEST, WEIGHT_SUFFIXES
-from overlay.running.locating import Places, locate
+from overlay.running.locating import Places, locate, open_checkpoint
 from overlay.running.verifying import Verdict, verify_directory
 from overlay.storage.documents import write_document
 from overlay.storage.files import hint_for_errno
@@ -129,6 +130,7 @@ def prepare_launch(reference: str, order: Order, reporter: Reporter, *, verify: 
         options=options,
         draft=draft.path if draft is not None else None,
         draft_config=draft.config if draft is not None else None,
+        missing=_missing_draft(draft or served, order.places),
         port=order.port,
         tensor_parallel=order.tensor_parallel,
         checksum=checksum,
@@ -216,6 +218,13 @@ def _read_config(roots: Roots, label: str) -> ModelConfig:
         return parse_model_config(read_file(seen))
     except strict_json.JsonProblem as problem:
         raise InvalidInput(str(problem), subject=subject, hint=hint) from None
+
+
+def _missing_draft(opened: _Opened, places: Places) -> str:
+    """What the config says of a draft layer that no shard holds, by the index; "" where there is no index to ask."""
+    seen = open_checkpoint(opened.path, opened.roots.own, places, headers=False)
+    findings = check_draft(seen, opened.config) if seen.weight_map else []
+    return findings[0].message if findings else ""
 
 
 def _options(served: _Opened, order: Order) -> tuple[Mapping[str, Any], str | None, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from overlay.core.checkpoint import Checkpoint, FileSeen
+from overlay.engines.explaining import Load, explain_load
 from overlay.engines.pairing import predict_pair
 from overlay.engines.predicting import Facts, Prediction, predict
 from overlay.engines.subject import NO_METADATA, Subject
@@ -59,14 +60,16 @@ class Lint:
         """Whether every engine loads it, and there is no error among the findings."""
         return not self.failing
 
-    def document(self) -> dict[str, Any]:
-        """The result as it stands in JSON documents."""
-        return {
-            "checkpoint": self.subject,
-            "against": self.target,
-            "ok": self.ok,
-            "engines": {prediction.engine.name: prediction.document() for prediction in self.predictions},
-        }
+    def loads(self) -> dict[str, Load]:
+        """Engine to what it would load."""
+        return {one.engine.name: explain_load(one, self.facts[one.engine.name]) for one in self.predictions}
+
+    def document(self, *, loads: bool = False) -> dict[str, Any]:
+        """The result as it stands in JSON documents, with what each engine `loads`."""
+        engines = {prediction.engine.name: prediction.document() for prediction in self.predictions}
+        if loads:
+            engines = {name: {**engines[name], "load": load.document()} for name, load in self.loads().items()}
+        return {"checkpoint": self.subject, "against": self.target, "ok": self.ok, "engines": engines}
 
 
 def lint_reference(
@@ -102,25 +105,6 @@ def lint_reference(
             else:
                 predictions.append(predict_pair(engine, known.facts(target, engine), facts))
     return Lint(subject=reference, target=target, predictions=tuple(predictions), facts=told, asked=asked)
-
-
-def write_fix(found: Lint, engines: Sequence[Engine], places: Places, path: str) -> Lint:
-    """Write the manifest with what a manifest can mend of `found` to the new file `path`, and predict again with it.
-
-    Raises:
-        UsageError: a name that is none of a manifest, or a draft that is looked at beside a target.
-        Conflict: there is a file already, or it would lie in the checkpoint.
-        InvalidInput: the checkpoint has errors that no manifest mends: `verify --fix` comes first.
-    """
-    folder = locate(found.subject, ".", places)
-    if not path.endswith((".yaml", ".yml")) or os.path.isfile(found.subject) or found.target is not None:
-        raise UsageError("expected a checkpoint, and a name that ends in .yaml", subject=path, hint="--fix -o fixed.yaml")
-    if os.path.realpath(os.path.dirname(path) or ".") == folder:
-        raise Conflict("expected a place outside of the checkpoint", subject=path, hint="name a file elsewhere")
-    name = title_of(os.path.basename(path).rpartition(".")[0])
-    manifest = plan_fix(name, portable(found.subject), found.predictions, found.facts)
-    write_new(path, render_manifest(Manifest.model_validate(manifest)))
-    return lint_reference(path, engines, places, asked=found.asked)
 
 
 class Reader:

@@ -23,9 +23,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Tagged(MemoryFileSystem):
-    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
-        entries = super().ls(path, detail=True, **options)
-        return [self.tag(entry) for entry in entries] if detail else [entry["name"] for entry in entries]
+    def find(self, path: str, **options: Any) -> Any:
+        return {name: self.tag(entry) for name, entry in super().find(path, **{**options, "detail": True}).items()}
 
     def info(self, path: str, **options: Any) -> Any:
         return self.tag(super().info(path, **options))

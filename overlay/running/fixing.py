@@ -1,0 +1,38 @@
+"""Fixing: write the manifest with which engines load a checkpoint; the checkpoint itself is never changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from overlay.core.deriving import render_manifest
+from overlay.engines.fixing import plan_fix
+from overlay.engines.versions import Engine
+from overlay.errors import Conflict, UsageError
+from overlay.formats.manifest import Manifest
+from overlay.running.linting import Lint, lint_reference
+from overlay.running.locating import Places, locate, portable, title_of
+from overlay.storage.documents import write_document
+
+
+def write_fix(found: Lint, engines: Sequence[Engine], places: Places, path: str) -> Lint:
+    """Write the manifest with what a manifest can mend of `found` to the new file `path`, and predict again with it.
+
+    Raises:
+        UsageError: a name that is none of a manifest, or a draft that is looked at beside a target.
+        Conflict: there is a file already, or it would lie in the checkpoint.
+        InvalidInput: the checkpoint has errors that no manifest mends: `verify --fix` comes first.
+    """
+    folder = locate(found.subject, ".", places)
+    if not path.endswith((".yaml", ".yml")) or os.path.isfile(found.subject) or found.target is not None:
+        raise UsageError(
+            "expected a checkpoint, and a name that ends in .yaml", subject=path, hint="--fix -o fixed.yaml"
+        )
+    if os.path.realpath(os.path.dirname(path) or ".") == folder:
+        raise Conflict("expected a place outside of the checkpoint", subject=path, hint="name a file elsewhere")
+    if os.path.lexists(path):
+        raise Conflict("expected a new file, found one of this name", subject=path, hint="name another file")
+    name = title_of(os.path.basename(path).rpartition(".")[0])
+    manifest = plan_fix(name, portable(found.subject), found.predictions, found.facts)
+    write_document(path, render_manifest(Manifest.model_validate(manifest)))
+    return lint_reference(path, engines, places, asked=found.asked)
