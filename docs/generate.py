@@ -1,5 +1,5 @@
 """Write the generated pages of this folder: ``cli.md`` from the help texts, ``findings.md`` from the register of codes,
-and ``json.md`` with the schemas in ``schemas`` from the declarations in ``documents``.
+``engines.md`` from the rules of lint, and ``json.md`` with the schemas in ``schemas`` from the declarations in ``documents``.
 
     python docs/generate.py            # write what is out of date
     python docs/generate.py --check    # write nothing; exit 1 when a page is out of date
@@ -24,6 +24,7 @@ from overlay.core.codes import CODES
 FOLDER: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # as it is for a script; whoever runs this file in another way has another path
 
+from documents.engines import engines_page  # noqa: E402
 from documents.rendering import json_page, schema_files  # noqa: E402
 
 WIDTH: Final = 100
@@ -59,6 +60,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": "\n".join(_cli_page()),
         "findings.md": "\n".join(_findings_page()),
+        "engines.md": "\n".join(engines_page(_NOTE.format(source="overlay/engines/"))),
         "json.md": "\n".join(json_page(_NOTE.format(source="docs/documents/"))),
         **{f"schemas/{name}": text for name, text in schema_files().items()},
     }

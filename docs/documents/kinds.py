@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple, get_args
 
 from documents.comparing import AUDIT, COMPARISON
+from documents.linting import LINT
 from documents.looking import DESCRIPTION, MEANING, TRACE, VERDICT
 from documents.publishing import PUBLISHED
+from documents.serving import LAUNCH, PROBE
 from documents.shared import FINDINGS, NAMES, NUMBERS
 from documents.words import Schema, count, digest, document, entries, flag, items, one_of, or_null, record, shared, text
 from overlay.core.planning import Do
@@ -216,6 +218,7 @@ KINDS: Final[dict[str, Kind]] = {
         document("audit", "What a checkpoint adds to its base.", {**COMPARISON, **AUDIT}, optional=["tensors"]),
     ),
     "inspect": Kind("overlay inspect", document("inspect", "What a checkpoint is made of.", DESCRIPTION)),
+    "lint": Kind("overlay lint", document("lint", "What each engine will do.", LINT)),
     "explain": Kind(
         "overlay explain",
         {
@@ -226,6 +229,8 @@ KINDS: Final[dict[str, Kind]] = {
             ]
         },
     ),
+    "launch": Kind("overlay launch", document("launch", "The command that serves a checkpoint.", LAUNCH)),
+    "probe": Kind("overlay probe", document("probe", "Whether a running server's draft fires.", PROBE)),
     "schema": Kind(
         "overlay schema",
         document(

@@ -13,7 +13,9 @@ PUBLISHED: Final = {
     "plan": record(
         "What publishing does, or would do.",
         {
-            "mode": one_of("The difference, a whole checkpoint, or a change to the base's own repository.", get_args(Mode)),
+            "mode": one_of(
+                "The difference, a whole checkpoint, or a change to the base's own repository.", get_args(Mode)
+            ),
             "parent": or_null(text("The commit that the new one is laid on; null: the repository is made first.")),
             "create_pr": flag("Whether the commit is proposed as a pull request."),
             "private": flag("Whether a repository that is made is private."),

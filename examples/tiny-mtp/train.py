@@ -1,6 +1,6 @@
 """Train the example: a small byte-level model, and the draft layer that goes with it.
 
-    python examples/tiny-mtp/train.py OUT [--steps 1800] [--draft-steps 900] [--threads 2]
+    python examples/tiny-mtp/train.py OUT [--steps 1000] [--draft-steps 600] [--threads 1]
 
 It writes two checkpoints:
 
@@ -174,9 +174,9 @@ def main() -> None:
     """Parse the command line, and train."""
     parser = argparse.ArgumentParser(description="Train the base and the draft layer of this example.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=1800, help="of the base")
-    parser.add_argument("--draft-steps", type=int, default=900, help="of the draft layer")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1000, help="of the base")
+    parser.add_argument("--draft-steps", type=int, default=600, help="of the draft layer")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--only-draft", action="store_true", help="keep the base in OUT, and train its draft layer anew"
     )

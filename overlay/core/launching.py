@@ -91,7 +91,7 @@ class Command:
 
 
 def quote(word: str) -> str:
-    """`word` as bash, zsh and ksh read it; what would move a cursor or hide is spelled in ``$'…'``, so that it stays exact."""
+    """`word` as bash, zsh and ksh read it; what would move a cursor or hide is spelled in ``$'…'``, which keeps it exact."""
     if word.isprintable():
         return shlex.quote(word)
     spelled = "".join(char if char.isprintable() and char not in "\\'" else _spell(char) for char in word)

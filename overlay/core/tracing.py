@@ -210,4 +210,8 @@ def _held_document(place: Held | None) -> dict[str, Any] | None:
 
 def near_codes(text: str, codes: Iterable[str]) -> Iterator[str]:
     """Codes that a person may have meant by `text`."""
-    yield from difflib.get_close_matches(text.upper(), list(codes), n=_NEAR, cutoff=0.5)
+    known = list(codes)
+    family, number = text.upper()[:3], text[3:]
+    meant = f"{family}{int(number):03d}" if number.isascii() and number.isdigit() and len(number) < 4 else ""
+    close = difflib.get_close_matches(text.upper(), known, n=_NEAR, cutoff=0.5)
+    yield from dict.fromkeys([code for code in known if code == meant] + close)

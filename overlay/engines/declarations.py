@@ -13,7 +13,7 @@ from overlay.engines.layers import Seen
 from overlay.engines.matching import Matcher
 from overlay.engines.remarks import Remark, remark
 from overlay.engines.subject import Subject
-from overlay.engines.versions import Engine
+from overlay.engines.versions import SINCE, Engine
 from overlay.formats.model_config import CONFIG_NAME
 from overlay.formats.names import INDEX_NAME, SHARD_SUFFIX
 from overlay.formats.quant_config import QUANT_CONFIG_NAME
@@ -41,7 +41,7 @@ def check_names(engine: Engine, subject: Subject) -> Iterator[Remark]:
         yield remark("ENG006", subject.label, message, "wrong", "draft")
     if subject.config is not None and not {"dtype", "torch_dtype"} & subject.scope.keys():
         yield remark("ENG004", CONFIG_NAME, "expected dtype, found none; vLLM infers it from all headers", "none")
-    if subject.scope.get("tie_word_embeddings") is True and engine.within(since="0.29.0"):
+    if subject.scope.get("tie_word_embeddings") is True and engine.has("unties by any shard"):
         listed = {*(subject.weight_map or {}).values()}
         for name in subject.top_shards:
             if subject.weight_map is not None and name not in listed and _has_head(subject, name):
@@ -164,8 +164,8 @@ def check_sizes(engine: Engine, subject: Subject, family: Family, matcher: Match
     prefix = f"model.layers.{layer}."
     experts = matcher.decide_experts(f"{prefix}{EXPERTS}", tuple(needs.projections)).scheme if needs.experts else None
     if experts is not None and experts.format == "pack-quantized" and not experts.symmetric:
-        least = {"vllm": "0.23.0", "sglang": "0.5.14"}[engine.name]
-        if engine.within(before=least):
+        least = SINCE["has zero points of experts"][engine.name]
+        if not engine.has("has zero points of experts"):
             message = f"expected {engine.name} >= {least} for experts with zero points, found {engine.version}"
             yield remark("QNT011", CONFIG_NAME, message, "refuses", key="quantization_config")
     slots = {f"{EXPERTS}.*.{name}": (slot, experts) for name, slot in needs.projections.items()}

@@ -10,6 +10,7 @@ from overlay.engines.families import Family
 from overlay.engines.inventory import needs_of
 from overlay.engines.judging import NOTHING_DECLARED, Plan, judge_layer, setting_for, to_remarks
 from overlay.engines.layers import LayerSeen, Seen
+from overlay.engines.limits import sglang_limits
 from overlay.engines.matching import Matcher
 from overlay.engines.remarks import Remark, remark
 from overlay.engines.simulating import Gap
@@ -63,14 +64,14 @@ def _vllm_head(engine: Engine, family: Family, matcher: Matcher, head: str) -> I
     scheme = matcher.decide(head).scheme
     if matcher.method == "modelopt" and scheme is not None and scheme.format == "modelopt-nvfp4":
         loaded = family.sglang_loader == "glm4"  # glm4_moe_mtp.py:275 loads lm_head.weight into it
-        effect = "refuses" if loaded or engine.within(since="0.30.0") else "none"
+        effect = "refuses" if loaded or engine.has("refuses scales left NaN") else "none"
         text = "size of tensor" if loaded else "weight_scale … was never loaded (still NaN)"
         message = f"expected an entry that describes {head}, found none (RuntimeError: {text})"
         yield remark("QNT016", CONFIG_NAME, message, effect, "draft", key="quantization_config")
 
 
 def _vllm_absent(engine: Engine, subject: Subject, family: Family, number: int, matcher: Matcher) -> Remark:
-    checks = family.vllm_checks == "layer" and engine.within(since="0.17.0")
+    checks = family.vllm_checks == "layer" and engine.has("checks that the draft layer came")
     if checks or not matcher.quantises:
         text = f"ValueError: MTP speculative decoding layer {number} weights missing from checkpoint"
         text = text if checks else "ValueError: Following weights were not initialized from checkpoint"
@@ -86,10 +87,14 @@ def _sglang(engine: Engine, subject: Subject, family: Family, seen: Seen, matche
         message = f"expected exactly 1, found {'none' if found is None else found} ({text})"
         return [remark("MTP003", CONFIG_NAME, message, "refuses", "draft", key="num_nextn_predict_layers")]
     layer = seen.layers.get(trunk)
+    built = NOTHING_DECLARED if matcher.is_fp4 else matcher
+    if built.understood:
+        needs = needs_of(subject, family, trunk, draft=True)
+        if limits := sglang_limits(family, needs, layer, _DECODER, built, "draft"):
+            return limits
     if layer is None or not _own(layer, family):
         return [_absent(subject, trunk, "SGLang loads without a word and drafts from uninitialised weights", "absent")]
-    thrown_away = matcher.is_fp4
-    plan = Plan(trunk, _DECODER, NOTHING_DECLARED if thrown_away else matcher)
+    plan = Plan(trunk, _DECODER, built)
     said = _judge(engine, subject, family, layer, plan, lambda gap: _sglang_code(gap, matcher, layer))
     return [_explained(one, matcher) for one in said]
 

@@ -1,7 +1,8 @@
 """Explaining: which files an engine opens, which parameter each tensor ends in, and which parameters stay unset.
 
 Sources of the names: vLLM 0.33 `deepseek_mtp.py:305-317, 541-570`, `deepseek_v2.py`, `glm4_moe.py`; SGLang 0.5.23
-`deepseek_weight_loader.py:319-335`, `glm4_moe.py`; transformers 5.23 `modeling_layers.py` (`MtpModel`), `conversion_mapping.py`.
+`deepseek_weight_loader.py:319-335`, `glm4_moe.py`; transformers 5.23 `modeling_layers.py` (`MtpModel`),
+`conversion_mapping.py`.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Naming:
         fused = {**_STACKED, **_ATTENTION, **_LATENT.get(self.engine.name, {})}
         if self.engine.name == "transformers":
             fused = {}
-        if head.endswith("indexer") and self.engine.name == "vllm" and self.engine.within(since="0.20.0"):
+        if head.endswith("indexer") and self.engine.has("stacks the indexer"):
             fused = _INDEXER
         name = fused.get(last, last)
         return f"{self._prefix(path)}{head}{'.' if head else ''}{name}.{suffix}"
@@ -138,7 +139,7 @@ class Naming:
         path = f"{self._prefix(EXPERTS)}{EXPERTS}."
         if self.engine.name == "transformers":
             return path + ("down_proj" if projection == "down_proj" else "gate_up_proj")
-        segment = "routed_experts." if self.engine.name == "vllm" and self.engine.within(since="0.24.0") else ""
+        segment = "routed_experts." if self.engine.has("has a routed_experts module") else ""
         return f"{path}{segment}{_EXPERT.get(projection, projection)}{suffix}"
 
     def _prefix(self, path: str) -> str:

@@ -74,7 +74,7 @@ def _vllm(engine: Engine, subject: Subject) -> Opening:
         return Opening(tuple(sorted(globbed, key=natural_key)), "natural")
     wanted = _values(subject)
     found = [name for name in wanted if name in globbed]
-    refuses = engine.within(since="0.26.0")
+    refuses = engine.has("refuses missing files")
     said = []
     for name in wanted:
         if name not in globbed and name not in subject.unreadable:
@@ -85,7 +85,9 @@ def _vllm(engine: Engine, subject: Subject) -> Opening:
 
 
 def _sglang(engine: Engine, subject: Subject) -> Opening:
-    order = "lexicographic" if engine.within(since="0.5.13") else "that of the folder's listing, which nothing fixes"
+    order = (
+        "lexicographic" if engine.has("sorts files as text") else "that of the folder's listing, which nothing fixes"
+    )
     globbed = subject.top_shards
     if subject.weight_map is None:
         pair = set(globbed) == {"consolidated.safetensors", SINGLE_NAME}
@@ -95,7 +97,7 @@ def _sglang(engine: Engine, subject: Subject) -> Opening:
     for name in wanted:
         if name in globbed or name in subject.unreadable:
             continue
-        refuses = name not in subject.headers and engine.within(since="0.5.17")
+        refuses = name not in subject.headers and engine.has("refuses missing files")
         outcome = "refuses: RuntimeError: references shard files missing" if refuses else "drops it without a word"
         said.append(_unopened(subject, name, outcome, "refuses" if refuses else "none"))
     files = [name for name in wanted if name in globbed] + _broken(subject, wanted)

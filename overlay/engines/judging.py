@@ -41,7 +41,7 @@ def judge_layer(
 ) -> Iterator[Found]:
     """Every gap of a layer with what the engine does about it."""
     decide, experts = _deciding(plan, needs)
-    fp8_key = setting.engine.name == "vllm" and setting.engine.within(since="0.20.0")
+    fp8_key = setting.engine.has("dequantises an FP8 indexer")
     for gap in gaps_of(seen, needs, decide, experts, copies, fp8_key=fp8_key):
         yield gap, *outcome(gap, setting)
 

@@ -66,7 +66,9 @@ def _vllm(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
     if trouble.kind == "unexpected":
         return ("none", "") if trouble.suffix == "bias" else ("refuses", f"KeyError: …{_last(gap)}.{trouble.suffix}")
     if trouble.kind == "missing":
-        if trouble.suffix == "weight_scale" and _is_fp4_linear(gap) and setting.engine.within(since="0.30.0"):
+        if trouble.suffix == "weight_shape" and gap.is_expert:
+            return "none", ""  # gate and up write the same row, and no kernel reads it
+        if trouble.suffix == "weight_scale" and _is_fp4_linear(gap) and setting.engine.has("refuses scales left NaN"):
             return "refuses", "RuntimeError: NVFP4 weight_scale … was never loaded (still NaN)"
         tracked = gap.slot is not None and (gap.slot.role == "norm" or gap.path == "eh_proj")
         if tracked and not setting.quantised:
@@ -74,7 +76,7 @@ def _vllm(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
         return "wrong", "silent: the weight stays as it was initialised"
     if trouble.kind == "dtype":
         return "wrong", "silent: the bytes are taken for numbers of another dtype"
-    if trouble.kind == "smaller" and gap.is_expert and setting.engine.within(since="0.20.0"):
+    if trouble.kind == "smaller" and gap.is_expert and setting.engine.has("fills part of an expert"):
         return "wrong", "silent: part of the expert's weight is filled"
     return "refuses", "AssertionError or RuntimeError: the shape of a weight differs"
 
@@ -93,6 +95,8 @@ def _sglang(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
             return "refuses", f"KeyError: …gate_up_proj.{trouble.suffix}"
         return "none", "a warning: not found in params_dict"
     if trouble.kind == "missing":
+        if trouble.suffix == "weight_shape" and gap.is_expert:
+            return "none", ""
         return "wrong", "silent: the weight stays as it was initialised"
     if trouble.kind == "dtype":
         return "wrong", "silent: the bytes are taken for numbers of another dtype"

@@ -39,6 +39,24 @@ KNOWN: Final[dict[str, tuple[str, ...]]] = {
 """Releases whose loaders were read or run, the oldest first.  A new release is a new entry here, and changed ranges in
 `rules` where it behaves otherwise."""
 
+SINCE: Final[dict[str, dict[str, str]]] = {
+    "refuses missing files": {"vllm": "0.26.0", "sglang": "0.5.17"},
+    "sorts files as text": {"sglang": "0.5.13"},
+    "checks that the draft layer came": {"vllm": "0.17.0"},
+    "fills part of an expert": {"vllm": "0.20.0"},
+    "dequantises an FP8 indexer": {"vllm": "0.20.0"},
+    "stacks the indexer": {"vllm": "0.20.0"},
+    "has zero points of experts": {"vllm": "0.23.0", "sglang": "0.5.14"},
+    "has a routed_experts module": {"vllm": "0.24.0"},
+    "unties by any shard": {"vllm": "0.29.0"},
+    "refuses scales left NaN": {"vllm": "0.30.0"},
+}
+"""What an engine does since a release; an engine that is not named does it never, or always did otherwise.
+
+Sources: vLLM PR 41811 and the wheel of 0.26.0 (missing files), PR 35548 (layer), PR 44025 (zero points), wheels of the
+releases named; SGLang PR 32279 (missing files), PR 27690 (zero points), `environ.py:293` of 0.5.13 (order).
+"""
+
 _TEXT: Final = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,5}")
 _WORD: Final = re.compile(r"([a-z.]+)(?:(?:==|@)v?([0-9][0-9A-Za-z.+-]{0,40}))?")
 
@@ -72,11 +90,10 @@ class Engine:
         """Whether the release itself was looked at."""
         return parse_version(self.version) == parse_version(self.profile)
 
-    def within(self, since: str = "", before: str = "") -> bool:
-        """Whether the profile lies in ``[since, before)``; an empty bound is none."""
-        if since and self.at < parse_version(since):
-            return False
-        return not before or self.at < parse_version(before)
+    def has(self, change: str) -> bool:
+        """Whether its profile does what `SINCE` calls so."""
+        since = SINCE[change].get(self.name)
+        return since is not None and self.at >= parse_version(since)
 
 
 def parse_version(text: str) -> Version:

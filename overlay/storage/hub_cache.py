@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
 from overlay.errors import EnvironmentFault
 from overlay.formats.references import HubReference
@@ -35,6 +36,26 @@ def repository_folder(repo: str) -> str:
 def snapshot_folder(repo: str, commit: str) -> str:
     """The cache's folder for a commit of a repository, whether or not it is there."""
     return os.path.join(repository_folder(repo), "snapshots", commit)
+
+
+def find_blob(repo: str, digest: str, size: int) -> str | None:
+    """A file of these bytes that the cache holds for another commit of `repo`, or for another repository.
+
+    Args:
+        repo: looked at first.
+        digest: what the cache calls the blob: the sha256 of an LFS file, the git blob id of a small one.
+        size: what it must have; a file that a killed download left has not.
+
+    Costs a stat a repository of the cache.
+    """
+    with suppress(OSError):
+        others = sorted(name for name in os.listdir(cache_root()) if name.startswith("models--"))
+        for folder in [os.path.basename(repository_folder(repo)), *others]:
+            path = os.path.join(cache_root(), folder, "blobs", digest)
+            with suppress(OSError):
+                if os.stat(path).st_size == size:
+                    return path
+    return None
 
 
 def find_snapshot(reference: HubReference, commit: str | None = None) -> str:

@@ -24,6 +24,7 @@ from tests.bad_inputs.running import run_here
 from tests.bad_inputs.world import build
 from tests.docs.pages import DOCS
 from tests.docs.schemas import SCHEMAS, listed, objects, problems, used, validator
+from tests.probing.servers import VLLM, serving
 from tests.publishing import cases as publishing
 from tests.support import small
 from tests.support.checkpoints import INDEX, SIDECARS, Checkpoint, Tensor, tensor, write_hub_cache
@@ -60,6 +61,8 @@ inspect small/base
 inspect hub
 diff small/base small/base
 audit small/base
+launch small/serve --engine vllm
+launch small/serve --engine sglang --manifest small/small.yaml --checksum sums.json
 explain
 explain MTP001
 explain model.layers.0.mlp.gate_proj.weight replica
@@ -83,6 +86,7 @@ audit new --against old --claim '3 tensors' --claim '5 BF16 + 1 F32'
 audit small/serve --against small/base
 status small/modified
 undo small/modified
+launch small/damaged --engine vllm --exec
 """
 
 FAILURES = """
@@ -94,6 +98,8 @@ inspect gone
 diff gone small/base
 audit small/base --against gone
 explain NOSUCH
+launch gone --engine vllm
+probe http://127.0.0.1:9
 explain none small/base
 init --base gone --graft world/graft
 lock world/wrong.yaml
@@ -130,7 +136,13 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[Printed]:
         _write(root)
         with publishing.world(root / "publishing", patch):
             documents = [_run(line) for line in f"{SUCCESSES}{FINDINGS}{FAILURES}".split("\n") if line]
-        return [*documents, _explained_conversion()]
+        return [*documents, *_probed(), _explained_conversion()]
+
+
+def _probed() -> list[Printed]:
+    """What probe prints of a server."""
+    with serving(VLLM()) as url:
+        return [_run(f"probe {url} --sweep 2")]
 
 
 def _run(line: str) -> Printed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from hashlib import sha256
@@ -16,7 +15,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from tests.loopback_hub import LoopbackHub
-from tests.loopback_hub.faults import Where, dropped, dropped_after, server_error, when
+from tests.loopback_hub.faults import Answer, Where, dropped, dropped_after, server_error, when
+from tests.loopback_hub.messages import Request, Response
 
 REPO = "org/name"
 SHARD = "model.safetensors"
@@ -187,12 +187,14 @@ def test_a_file_larger_than_a_part_is_sent_in_parts(hub: LoopbackHub, api: HfApi
 
 def test_an_upload_that_breaks_before_the_commit_leaves_the_repository_alone(hub: LoopbackHub, api: HfApi) -> None:
     head = hub.seed(REPO, SMALL)
-    operations = lambda: [Add(SHARD, DATA), Add("x.json", b"x")]  # noqa: E731 - the client writes into them
+
+    def commit() -> None:
+        api.create_commit(REPO, [Add(SHARD, DATA), Add("x.json", b"x")], commit_message="x")
 
     with hub.failing(when(Where(stage="commit"), dropped())), pytest.raises(Exception, match="disconnected"):
-        api.create_commit(REPO, operations(), commit_message="x")
+        commit()
     assert hub.head(REPO).id == head
-    api.create_commit(REPO, operations(), commit_message="x")
+    commit()
 
     assert hub.read(REPO, SHARD) == DATA
     assert len(hub.log.about(method="PUT")) == 1, "the second run sends the shard no more"
@@ -260,15 +262,19 @@ def test_a_killed_upload_can_be_begun_again(hub: LoopbackHub, api: HfApi, tmp_pa
     path = tmp_path / "shard"
     path.write_bytes(DATA)
     code = (
-        "import sys; from huggingface_hub import *;"
+        "import sys; from huggingface_hub import CommitOperationAdd, HfApi;"
         f"HfApi().create_commit({REPO!r}, [CommitOperationAdd({SHARD!r}, sys.argv[1])], commit_message='x')"
     )
     running = [sys.executable, "-c", code, str(path)]
-    killed = lambda: os.kill(process.pid, 9)  # noqa: E731
+    begun: list[subprocess.Popen[bytes]] = []
 
-    with hub.failing(when(Where(stage="commit"), lambda request, answer: (killed(), dropped()(request, answer))[1])):
-        process = subprocess.Popen(running)
-        assert process.wait() == -9
+    def kill(request: Request, answer: Answer) -> Response:
+        begun[0].kill()
+        raise ConnectionResetError
+
+    with hub.failing(when(Where(stage="commit"), kill)):
+        begun.append(subprocess.Popen(running))
+        assert begun[0].wait() == -9
     assert hub.head(REPO).id == head
     subprocess.run(running, check=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,14 +74,22 @@ def test_a_repository_is_deleted_while_somebody_reads_it(hub: LoopbackHub, api: 
         api.hf_hub_download(REPO, SHARD)
 
 
-@pytest.mark.parametrize("move", ["delete", "rename", "force_push"])
-def test_a_signed_address_outlives_what_happens_to_the_repository(hub: LoopbackHub, move: str) -> None:
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda hub: hub.delete(REPO),
+        lambda hub: hub.rename(REPO, "team/other"),
+        lambda hub: hub.force_push(REPO, {}),
+    ],
+    ids=["deleted", "renamed", "rewritten"],
+)
+def test_a_signed_address_outlives_what_happens_to_the_repository(
+    hub: LoopbackHub, move: Callable[[LoopbackHub], object]
+) -> None:
     hub.seed(REPO, FILES)
     url = get_session().head(hf_hub_url(REPO, SHARD, endpoint=hub.url), follow_redirects=False).headers["location"]
 
-    {"delete": hub.delete, "rename": lambda r: hub.rename(r, "a/b"), "force_push": lambda r: hub.force_push(r, {})}[
-        move
-    ](REPO)
+    move(hub)
 
     assert get_session().get(url).content == DATA
 

@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd as Add
 from huggingface_hub import CommitOperationCopy as Copy
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import FileDuplicationError, HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
 
 from tests.loopback_hub import LoopbackHub, Seed
 from tests.loopback_hub.faults import Where, refused, when
@@ -35,7 +36,7 @@ def test_a_seeded_file_is_listed_with_the_hash_of_its_chunks(xet_hub: LoopbackHu
     (known,) = hf_xet.hash_files([str(path)])
     xet_hub.seed(REPO, {"a.safetensors": DATA, "b.safetensors": path, "config.json": b"{}"})
 
-    rows = {row.path: row.xet_hash for row in api.list_repo_tree(REPO)}
+    rows = {row.path: row.xet_hash for row in api.list_repo_tree(REPO) if isinstance(row, RepoFile)}
 
     assert rows == {"a.safetensors": known.hash, "b.safetensors": known.hash, "config.json": None}
 
@@ -53,6 +54,7 @@ def test_a_snapshot_comes_out_of_the_chunk_store(xet_hub: LoopbackHub, tmp_path:
 def test_a_range_is_streamed_out_of_the_chunk_store(xet_hub: LoopbackHub, api: HfApi) -> None:
     commit = xet_hub.seed(REPO, {SHARD: DATA})
     (row,) = api.list_repo_tree(REPO)
+    assert isinstance(row, RepoFile)
     group = hf_xet.XetSession().new_download_stream_group(
         token_refresh_url=f"{xet_hub.url}/api/models/{REPO}/xet-read-token/{commit}"
     )
@@ -66,7 +68,10 @@ def test_the_same_file_is_served_over_plain_http_too(xet_hub: LoopbackHub, api: 
     xet_hub.seed("tester/seeded", {SHARD: DATA})
     api.create_repo("tester/new")
     api.create_commit("tester/new", [Add(SHARD, DATA)], commit_message="x")
-    code = "import sys; from huggingface_hub import *; [print(hf_hub_download(r, sys.argv[1])) for r in sys.argv[2:]]"
+    code = (
+        "import sys; from huggingface_hub import hf_hub_download as get;"
+        "[print(get(repository, sys.argv[1])) for repository in sys.argv[2:]]"
+    )
 
     ran = subprocess.run(
         ["env", "HF_HUB_DISABLE_XET=1", sys.executable, "-c", code, SHARD, "tester/seeded", "tester/new"],

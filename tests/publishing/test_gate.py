@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from overlay.core.publish_terms import find_licence_obstacles, name_of_licence
+from overlay.formats.front_matter import read_front_matter
 from tests.loopback_hub import LoopbackHub
 from tests.publishing.cases import BASE, DONOR, REPO, SHARD, build, codes, lock_in, publish, published, seed
 from tests.support.checkpoints import INDEX
@@ -230,31 +232,39 @@ def card(licence: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("ours", "base", "donor", "expected"),
+    ("ours", "theirs", "expected"),
     [
-        ("mit", "mit", "apache-2.0", set()),
-        ("cc-by-nc-4.0", "mit", "bsd-3-clause", set()),
-        ("gpl-3.0", "gpl-3.0", "gpl-3.0", set()),
-        ("MIT", "gpl-3.0", "mit", {"SEC014"}),
-        ("mit", "mit", "llama3", {"SEC014"}),
-        ("mit", "", "mit", {"SEC014"}),
-        ("mit", "unknown", "mit", {"SEC014"}),
-        ("", "mit", "mit", {"SEC013"}),
-        ("", "gpl-3.0", "", {"SEC013", "SEC014"}),
-        ("other", "other\nlicense_name: glm", "mit", set()),
-        ("gemma", "other\nlicense_name: glm", "mit", {"SEC014"}),
+        ("mit", "mit", []),
+        ("mit", "apache-2.0", []),
+        ("cc-by-nc-4.0", "bsd-3-clause", []),
+        ("gpl-3.0", "gpl-3.0", []),
+        ("MIT", "gpl-3.0", ["SEC014"]),
+        ("mit", "llama3", ["SEC014"]),
+        ("mit", "", ["SEC014"]),
+        ("mit", "unknown", ["SEC014"]),
+        ("", "mit", ["SEC013"]),
+        ("", "", ["SEC013", "SEC014"]),
+        ("unknown", "mit", ["SEC013"]),
+        ("other\nlicense_name: glm", "other\nlicense_name: GLM", []),
+        ("gemma", "other\nlicense_name: glm", ["SEC014"]),
     ],
 )
-def test_licences_are_compared(
-    hub: LoopbackHub, tmp_path: Path, ours: str, base: str, donor: str, expected: set[str]
-) -> None:
+def test_licences_are_compared(ours: str, theirs: str, expected: list[str]) -> None:
+    mine, other = (name_of_licence(read_front_matter(card(licence))) for licence in (ours, theirs))
+
+    assert expected == [finding.code for finding in find_licence_obstacles(mine, {"the base": other}, "README.md")]
+
+
+@pytest.mark.parametrize("whose", [BASE, DONOR])
+def test_a_licence_that_base_or_donor_may_not_allow_is_refused(hub: LoopbackHub, tmp_path: Path, whose: str) -> None:
     seed(hub)
-    hub.seed(BASE, {"README.md": card(base)})
-    hub.seed(DONOR, {"README.md": card(donor)})
+    hub.seed(whose, {"README.md": card("gpl-3.0")})
+    built = build(tmp_path)
 
-    ended = publish(build(tmp_path, license=ours), f"hf://{REPO}", "--dry-run")
+    assert {"SEC014"} == codes(publish(built))
+    published(publish(built, f"hf://{REPO}", "--allow", "SEC014"))
 
-    assert expected == codes(ended)
+    assert "| gpl-3.0 |" in hub.read(REPO, "README.md").decode()
 
 
 def test_the_card_may_state_the_licence(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -329,6 +339,5 @@ def test_the_hint_for_a_stale_lock_leads_on(hub: LoopbackHub, tmp_path: Path) ->
 
     assert 0 == overlay("lock", built, "--level", "content", "--upgrade").code
 
-    print(hub.log)
     published(publish(built))
     assert hub.log.bytes_of("*.safetensors") == 0

@@ -20,12 +20,6 @@ OF_REPOSITORIES = {"README.md", ".gitattributes", "overlay.yaml", "overlay.lock.
 """What a repository has for itself, and a target does not take, or takes from the base."""
 
 
-@pytest.fixture(params=["hub", "xet_hub"])
-def any_hub(request: pytest.FixtureRequest) -> LoopbackHub:
-    found: LoopbackHub = request.getfixturevalue(request.param)
-    return found
-
-
 def run(script: str, folder: Path) -> None:
     """The commands of a card, in a new folder, with the client's own command line."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -52,12 +46,23 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("base", [sharded, single_file], ids=["sharded", "single"])
+@pytest.mark.parametrize(
+    ("served", "base", "case"),
+    [
+        ("hub", sharded, "sidecars"),
+        ("xet_hub", single_file, "graft"),
+        *(
+            pytest.param(served, base, case, marks=pytest.mark.slow)
+            for served in ("hub", "xet_hub")
+            for base in (sharded, single_file)
+            for case in CASES
+        ),
+    ],
+)
 def test_the_commands_of_the_card_give_what_apply_gives(
-    any_hub: LoopbackHub, tmp_path: Path, case: str, base: Any
+    request: pytest.FixtureRequest, tmp_path: Path, served: str, base: Any, case: str
 ) -> None:
-    hub = any_hub
+    hub: LoopbackHub = request.getfixturevalue(served)
     seed(hub, base())
     (tmp_path / "mine.jinja").write_text("{{ m }}\n")
     published(publish(build(tmp_path, **CASES[case])))

@@ -70,6 +70,20 @@ def test_a_forced_push_is_answered_by_a_copy_in_the_cache(
     assert "fork" in str((tmp_path / "serve" / "model-00001-of-00002.safetensors").resolve())
 
 
+def test_a_commit_that_only_changes_the_card_costs_no_weights(hub: LoopbackHub, locked: Path, tmp_path: Path) -> None:
+    assert overlay("apply", locked, "-o", tmp_path / "one").code == 0
+    hub.seed(BASE, {"README.md": b"# new words\n"})
+    hub.seed("org/renamed", sharded().files())
+    stores._opened.clear()
+    hub.log.clear()
+
+    for number, repo in enumerate((BASE, "org/renamed")):
+        manifest = tmp_path / f"{number}.yaml"
+        manifest.write_text(manifest_text(base=f"hf://{repo}"))
+        assert overlay("apply", manifest, "-o", tmp_path / f"again-{number}").code == 0
+    assert hub.log.bytes_of("*.safetensors") == 0, str(hub.log)
+
+
 def test_what_would_satisfy_the_lock_is_said(
     hub: LoopbackHub, locked: Path, tmp_path: Path, private_caches: Path
 ) -> None:

@@ -154,7 +154,7 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
         "the engine cannot serve this quantisation",
         "serve it with another engine or release",
         {
-            TRANSFORMERS: "passes over quant_method modelopt, and then refuses the packed shapes; refuses INT4 experts",
+            TRANSFORMERS: "passes over quant_method modelopt, and then refuses the packed shapes; refuses zero points",
             SGLANG: "refuses zero points of experts in compressed-tensors' layout, and a packed q_a_proj beside kv_a_proj",
         },
         "Measured with the engines' own loaders on small checkpoints.",

@@ -24,7 +24,7 @@ from overlay.storage.hub.patience import Transient
 from overlay.storage.hub.ranges import MAX_PIECE, Ranges
 from overlay.storage.hub.requesting import get_json
 from overlay.storage.hub.xet import WORTH_IT, ChunkStore
-from overlay.storage.hub_cache import is_offline, read_ref, snapshot_folder
+from overlay.storage.hub_cache import find_blob, is_offline, read_ref, snapshot_folder
 from overlay.storage.private_cache import keep_file, recall_file
 from overlay.storage.remote import Listing, RemoteFile
 
@@ -107,11 +107,14 @@ class HubRepository:
         return self._listing
 
     def find(self, path: str) -> str | None:
-        """The path of the file in the Hub's cache, where it is there; asks nobody."""
+        """The path of the file in the Hub's cache, under whatever commit or repository it is there; asks nobody."""
         if path not in self._listing.files:
             return None
         found = os.path.join(snapshot_folder(self._repo, self._commit), *path.split("/"))
-        return found if os.path.isfile(found) else None
+        if os.path.isfile(found):
+            return found
+        file = self._listing.files[path]
+        return find_blob(self._repo, file.sha256, file.size) if file.sha256 else None
 
     def read(self, path: str, begin: int, end: int) -> Iterator[bytes]:
         """The bytes ``[begin, end)`` of a file, in pieces of at most 1 MiB: from the cache, the chunk store, or over HTTP.

@@ -49,6 +49,7 @@ class Family:
     """A model architecture at its real depth."""
 
     name: str
+    model_type: str
     layers: int
     settings: Mapping[str, Any]
 
@@ -61,9 +62,11 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("glm_moe_dsa", 78, {"first_k_dense_replace": 3, **LATENT, **INDEXER}),
-        Family("glm4_moe", 46, {"first_k_dense_replace": 1, "head_dim": 16}),
-        Family("deepseek_v3", 61, {"first_k_dense_replace": 3, **LATENT}),
+        Family("glm_moe_dsa", "glm_moe_dsa", 78, {"first_k_dense_replace": 3, **LATENT, **INDEXER}),
+        Family("glm4_moe", "glm4_moe", 46, {"first_k_dense_replace": 1, "head_dim": 16}),
+        Family("deepseek_v3", "deepseek_v3", 61, {"first_k_dense_replace": 3, **LATENT}),
+        # SGLang loads the shared expert as one more routed expert where there are 256; one sparse layer is enough for that.
+        Family("wide", "glm_moe_dsa", 78, {"first_k_dense_replace": 77, "n_routed_experts": 256, **LATENT, **INDEXER}),
     )
 }
 SCHEMES = ("bf16", "int4", "int4-experts", "nvfp4")
@@ -114,13 +117,13 @@ def make_base(family: Family, scheme: str, folder: Path) -> Base:
 
 
 def _write_trunk(family: Family, folder: Path) -> Path:
-    return folder if folder.exists() else write_model(family, folder, family.layers, seed=1)
+    return folder if folder.exists() else write_model(family, folder, family.layers, family.settings, seed=1)
 
 
 def _draft(family: Family, folder: Path) -> tuple[Tensor, ...]:
-    last = family.settings["first_k_dense_replace"] + 1
+    last = 1
     if not folder.exists():
-        write_model(family, folder, last + 1, seed=2)
+        write_model(family, folder, last + 1, {**family.settings, "first_k_dense_replace": 1}, seed=2)
     tensors = {name: held for shard in sorted(folder.glob("*.safetensors")) for name, held in read_shard(shard).items()}
     prefix = f"model.layers.{last}."
     layer = [t._replace(name=family.prefix + t.name.removeprefix(prefix)) for t in tensors.values() if prefix in t.name]
@@ -135,7 +138,7 @@ def _own_tensors(family: Family) -> Iterator[Tensor]:
         yield bf16(f"{family.prefix}{name}.weight", shape)
 
 
-def write_model(family: Family, folder: Path, layers: int, *, seed: int) -> Path:
+def write_model(family: Family, folder: Path, layers: int, settings: Mapping[str, Any], *, seed: int) -> Path:
     """Let transformers write a model of random weights to `folder`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -144,7 +147,7 @@ def write_model(family: Family, folder: Path, layers: int, *, seed: int) -> Path
     from tests.oracles.checkpoints import randomise
 
     logging.disable_progress_bar()
-    config = AutoConfig.for_model(family.name, num_hidden_layers=layers, **SMALL, **family.settings)
+    config = AutoConfig.for_model(family.model_type, num_hidden_layers=layers, **{**SMALL, **settings})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     for module in model.modules():
         if hasattr(module, "e_score_correction_bias"):  # float32 in every published checkpoint

@@ -20,7 +20,7 @@ from typing import Any
 from tests.engines.real.bases import FAMILIES, Base, Family, make_base
 from tests.engines.real.judging import judge_draft, judge_target
 from tests.engines.real.trees import Tree
-from tests.engines.real.variants import BY_SCHEME
+from tests.engines.real.variants import BY_BASE
 
 ROOT = Path(__file__).parents[3]
 VENV = ROOT / ".engines"
@@ -63,7 +63,7 @@ def write_cases(family: Family, scheme: str, folder: Path, only: Collection[str]
     """Write all variants of one base below `folder`, or those that `only` names."""
     base: Base = make_base(family, scheme, folder / "bases" / family.name)
     cases = []
-    for number, (name, variant) in enumerate(BY_SCHEME[scheme].items()):
+    for number, (name, variant) in enumerate(BY_BASE[family.name, scheme].items()):
         if only and name not in only:
             continue
         tree = variant(base)
@@ -140,10 +140,9 @@ def predictions(case: Case, engines: Iterable[str] = ENGINES) -> dict[str, Behav
 def main(folder: str, *families: str) -> None:
     """Write, load, compare, and print a line for each case and engine."""
     work = Path(folder)
-    for name in ("glm_moe_dsa", "glm4_moe", "deepseek_v3"):
-        shutil.rmtree(work / name, ignore_errors=True)
-    for family in families or FAMILIES:
-        for scheme in BY_SCHEME:
+    for family, scheme in BY_BASE:
+        if family in (families or FAMILIES):
+            shutil.rmtree(work / family / scheme, ignore_errors=True)
             for line in _compare(FAMILIES[family], scheme, work):
                 print(line, flush=True)
 

@@ -9,17 +9,15 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.engines.real.bases import FAMILIES
 from tests.engines.real.conftest import Ran
 from tests.engines.real.matrix import predictions
-from tests.engines.real.variants import BY_SCHEME
+from tests.engines.real.variants import BY_BASE
 
 pytestmark = pytest.mark.engines
 
 CASES = [
     pytest.param(family, scheme, variant, id=f"{family}-{scheme}-{variant}")
-    for family in FAMILIES
-    for scheme, variants in BY_SCHEME.items()
+    for (family, scheme), variants in BY_BASE.items()
     for variant in variants
 ]
 

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 import torch
 
-from tests.engines.real.bases import FAMILIES
 from tests.engines.real.conftest import Ran
 from tests.engines.real.judging import SHARED
 from tests.engines.real.matrix import ENGINES, REFERENCES
-from tests.engines.real.variants import BY_SCHEME
+from tests.engines.real.variants import BY_BASE
 from tests.support.checkpoints import Tensor
 
 pytestmark = pytest.mark.engines
@@ -56,7 +55,7 @@ def possible_digests(tensors: Iterable[Tensor]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family, scheme in BY_BASE if scheme == "bf16"])
 def test_every_parameter_of_a_good_directory_holds_the_checkpoints_values(
     ran: Callable[[str, str], Ran], family: str, engine: str
 ) -> None:
@@ -77,8 +76,7 @@ def test_every_parameter_of_a_good_directory_holds_the_checkpoints_values(
         assert len(values) > 10
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scheme", BY_SCHEME)
+@pytest.mark.parametrize(("family", "scheme"), BY_BASE)
 def test_vllm_loads_every_reference(ran: Callable[[str, str], Ran], family: str, scheme: str) -> None:
     # Else a directory that loads has nothing to be compared with, and counts as wrong.
     did = ran(family, scheme).real["vllm"]

@@ -28,6 +28,7 @@ def install() -> None:
     import sglang.srt.layers.quantization.modelopt_quant as modelopt
     import sglang.srt.layers.rotary_embedding.factory as rope
     import sglang.srt.models.deepseek_v2 as deepseek
+    import sglang.srt.models.glm4_moe as glm4
 
     class Blackwell:
         """The NVFP4 MoE method asks for this chip in its constructor."""
@@ -46,3 +47,22 @@ def install() -> None:
         return rope.get_rope(*args, **kwargs)
 
     deepseek.get_rope_wrapper = indexer.get_rope_wrapper = get_rope
+    _fuse_as_on_cuda(deepseek, deepseek.DeepseekV2ForCausalLM)
+    _fuse_as_on_cuda(glm4, glm4.Glm4MoeForCausalLM)
+
+
+def _fuse_as_on_cuda(module: Any, model: Any) -> None:
+    """Let a model decide as it would on CUDA whether its shared expert becomes one more routed expert.
+
+    The decision changes which names are loaded and how; the rest of the module goes on knowing that this is a CPU.
+    """
+    decide = model.shared_experts_fusion_disable_reason.__func__
+
+    def decide_on_cuda(cls: Any, *arguments: Any) -> Any:
+        module._is_cuda = True
+        try:
+            return decide(cls, *arguments)
+        finally:
+            module._is_cuda = False
+
+    model.shared_experts_fusion_disable_reason = classmethod(decide_on_cuda)

@@ -19,12 +19,12 @@ def without_draft(base: Base, value: int | None) -> Tree:
 
 
 def with_library_keys(base: Base) -> Tree:
-    keys = MEMORY_KEYS if base.family.name == "glm_moe_dsa" else {}
+    keys = MEMORY_KEYS if base.family.model_type == "glm_moe_dsa" else {}
     return assembled(base).configure(**keys)
 
 
 def library_keys_and_no_draft(base: Base) -> Tree:
-    keys = MEMORY_KEYS if base.family.name == "glm_moe_dsa" else {}
+    keys = MEMORY_KEYS if base.family.model_type == "glm_moe_dsa" else {}
     return base.tree.configure(**keys)
 
 

@@ -172,3 +172,23 @@ def _only_hf(base: Base) -> Tree:
 def _like(configured: Tree, held: Tree) -> Tree:
     """The tensors of `held` under the config of `configured`."""
     return replace(held, config=configured.config, files=configured.files)
+
+
+FUSED: Mapping[str, Variant] = {
+    name: NVFP4[name]
+    for name in (
+        "no draft layer",
+        "draft in the base's scheme",
+        "draft in BF16",
+        "draft in block FP8",
+        "draft in INT4",
+        "NVFP4, head of the draft ignored",
+        "BF16, ignored in both",
+        "BF16, ignored, one expert missing",
+    )
+} | {
+    "BF16, ignored, shared experts missing": lambda base: _like(
+        _bf16_ignored(base), assembled(base, without("shared_experts"), scheme="bf16")
+    )
+}
+"""For a base whose shared expert SGLang loads as one more routed expert."""
