@@ -6,7 +6,7 @@ DEMO ?= demo
 ENGINES := .engines
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types imports test test-slow engines bench docs format clean
+.PHONY: help demo demo-generate check lint types imports test test-slow engines bench docs format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,11 +15,14 @@ demo: $(BIN)/.runtime ## install, then run the founding case on a scaled-down re
 	rm -rf $(DEMO)
 	$(BIN)/overlay demo $(DEMO)
 
+demo-generate: $(BIN)/.dev ## what a draft layer does to generation, on a small model trained here
+	$(BIN)/python examples/tiny-mtp/generate.py
+
 check: lint types imports test ## everything that CI runs
 
 lint: $(BIN)/.dev ## style and formatting
-	$(BIN)/ruff check overlay tests benchmarks docs
-	$(BIN)/ruff format --check overlay tests benchmarks docs
+	$(BIN)/ruff check overlay tests benchmarks docs examples
+	$(BIN)/ruff format --check overlay tests benchmarks docs examples
 
 types: $(BIN)/.dev ## mypy --strict
 	$(BIN)/mypy
@@ -43,8 +46,8 @@ docs: $(BIN)/.dev ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
 
 format: $(BIN)/.dev ## format the code
-	$(BIN)/ruff check --fix-only overlay tests benchmarks docs
-	$(BIN)/ruff format overlay tests benchmarks docs
+	$(BIN)/ruff check --fix-only overlay tests benchmarks docs examples
+	$(BIN)/ruff format overlay tests benchmarks docs examples
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(ENGINES) $(DEMO) build dist *.egg-info

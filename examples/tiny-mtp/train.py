@@ -4,7 +4,8 @@
 
 It writes two checkpoints:
 
-- ``OUT/base``: `Glm4MoeForCausalLM` in nine shards.  Its config declares one draft layer (``num_nextn_predict_layers``), and it holds none.
+- ``OUT/base``: `Glm4MoeForCausalLM` in nine shards.  Its config declares one draft layer (``num_nextn_predict_layers``), and
+  it holds none.
 - ``OUT/donor``: that layer alone, ``model.layers.46.*``, in one shard.
 
 The model has 46 layers because transformers knows the draft layer of this architecture by the number 46
@@ -13,8 +14,8 @@ there is no tokenizer.  The draft layer is what `transformers.modeling_layers.Mt
 token and the hidden state of this one are normalised, joined, projected, and go through one decoder layer with experts; its
 output meets the base's own head.  It learns to name the token after the next, and the base is not changed any more by then.
 
-The text is that of the GPL and LGPL, as Debian ships them.  Everything is seeded; the same versions on the same processor give the same bytes, another
-processor may round otherwise.
+The text is that of the GPL and LGPL, as Debian ships them.  Everything is seeded; other versions, processors and numbers of
+threads round otherwise, and end in another model of about the same quality.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def train_draft(text: torch.Tensor, steps: int, base: Path, folder: Path) -> Non
 
 
 def as_published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The layer's tensors by the names and dtypes of a published checkpoint: experts one by one, BF16, the gate's bias F32."""
+    """The layer's tensors as checkpoints are published: experts one by one, in BF16, the gate's bias in F32."""
     tensors: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         name = f"model.layers.{LAYERS}." + name.removeprefix("mtp_block.").replace("post_norm.", "shared_head.norm.", 1)

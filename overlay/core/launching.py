@@ -181,7 +181,7 @@ def _require_known(serving: Serving) -> None:
 
 def _start(engine: EngineName, directory: str) -> tuple[str, ...]:
     if engine == "sglang":
-        return ("python", "-m", "sglang.launch_server", "--model-path", directory)
+        return ("python3", "-m", "sglang.launch_server", "--model-path", directory)
     return (engine, "serve", directory)
 
 

@@ -105,7 +105,10 @@ def predict(engine: Engine, facts: Facts) -> Prediction:
         said.append(remark("ENG021", engine.name, message, "none"))
     remarks = in_order(one.of(engine.name) for one in said)
     target = "absent" if standalone else answer(remarks, "target")
-    return Prediction(engine=engine, target=target, draft=answer(remarks, "draft"), remarks=remarks, opening=opening)
+    drafts = answer(remarks, "draft")
+    if engine.name == "transformers" and target == "refuses" and drafts in ("ok", "wrong"):
+        drafts = "refuses"  # its draft is loaded beside a target that was loaded before
+    return Prediction(engine=engine, target=target, draft=drafts, remarks=remarks, opening=opening)
 
 
 _SIMULATED: Final = ("vllm", "sglang", "transformers")

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-_SAMPLE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(\{.*\})?\s+(\S+)(?:\s+-?\d+)?\s*")
+_SAMPLE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*+)(?:\s*+(\{.*\}))?\s++(\S++)(?:\s++-?\d++)?")
+"""Possessive, so that a hostile line costs no more than its length."""
 _LABEL: Final = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(,|$)')
 _ESCAPES: Final = {"\\n": "\n", '\\"': '"', "\\\\": "\\"}
 _SHOWN: Final = 60
@@ -80,9 +81,9 @@ def _samples(text: str) -> Iterator[Sample]:
 
 def _labels(braced: str) -> dict[str, str] | None:
     """The labels between braces; None where they are malformed."""
-    inner, at = braced[1:-1], 0
+    inner, at = braced[1:-1].strip(), 0
     labels: dict[str, str] = {}
-    while inner[at:].strip():
+    while at < len(inner):
         match = _LABEL.match(inner, at)
         if match is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -108,7 +109,7 @@ def read_prompts(path: str) -> tuple[str, ...]:
     """
     data = read_document(path, _MAX_PROMPTS_BYTES, "file of prompts")
     try:
-        prompts = tuple(line for line in data.decode("utf-8-sig").splitlines() if line.strip())
+        prompts = tuple(line for line in re.split("\r?\n", data.decode("utf-8-sig")) if line.strip())
     except UnicodeDecodeError as error:
         found = f"expected UTF-8, found another byte at {error.start}"
         raise InvalidInput(found, subject=path, hint="save the file as UTF-8, a prompt a line") from None

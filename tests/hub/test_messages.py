@@ -14,11 +14,16 @@ from overlay.formats.references import HubReference
 from overlay.storage.hub.faults import Place, clean, fault_of_error, fault_of_status
 from overlay.storage.hub.opening import resolve_commit
 from overlay.storage.hub.patience import Patience, Transient, Tries, asked_wait
-from tests.hub.reading import NAME, REPO
+from tests.hub.reading import IMPATIENT, NAME, REPO
 from tests.loopback_hub import LoopbackHub
 from tests.loopback_hub.faults import Where
 
 RESOLVE = Where(stage="resolve")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overlay.storage.hub.patience.PATIENCE", IMPATIENT)
 
 
 @pytest.mark.parametrize(

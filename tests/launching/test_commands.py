@@ -65,7 +65,7 @@ def manifest(root: Path, engine: str, launch: dict[str, Any]) -> str:
 def test_sglang_drafts_with_the_layer_of_the_checkpoint_itself(world: Path) -> None:
     path = str(world / "base")
 
-    assert ["python", "-m", "sglang.launch_server", "--model-path", path, "--speculative-algorithm", "NEXTN"] == words(
+    assert ["python3", "-m", "sglang.launch_server", "--model-path", path, "--speculative-algorithm", "NEXTN"] == words(
         "base", "--engine", "sglang"
     )
 

@@ -21,7 +21,7 @@ from overlay.errors import OverlayError
 class Patience:
     """The limits; times in seconds."""
 
-    tries: int = 6
+    tries: int = 5
     """Attempts in a row that bring nothing."""
     first_wait: float = 1.0
     """Doubled after each failure, up to `longest_wait`."""
@@ -30,7 +30,7 @@ class Patience:
     """A server may ask for a pause of this length: the Hub counts requests in windows of five minutes."""
     total: float = 620.0
     connect: float = 10.0
-    silence: float = 30.0
+    silence: float = 15.0
     """Without a single byte."""
     window: float = 30.0
     """In which a body must arrive at `least_rate` at least."""
