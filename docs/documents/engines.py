@@ -13,10 +13,10 @@ from overlay.engines.versions import KNOWN, SINCE, TITLES
 def engines_page(note: str) -> Iterator[str]:
     """The lines of the page."""
     yield from ("# What engines do with a checkpoint", "", note, "")
-    yield "`overlay lint` predicts what each engine will do with a checkpoint, target and draft: `ok`, `refuses` (ends with"
-    yield "an error), `wrong` (loads, and weights differ or stay unset) or `absent` (no draft, and no error says so). It reads"
-    yield "headers, the index, configs and a few bytes of scales. What it predicts is held against the loaders of the engines"
-    yield "themselves by `make engines`."
+    yield "`overlay lint` predicts what each engine will do with a checkpoint, target and draft: `ok`, `refuses` (ends"
+    yield "with an error), `wrong` (loads, and weights differ or stay unset) or `absent` (no draft, and no error says so)."
+    yield "It reads headers, the index, configs and a few bytes of scales. What it predicts is held against the loaders of"
+    yield "the engines themselves by `make engines`."
     yield from ("", "## Releases that were looked at", "", "| engine | releases |", "|---|---|")
     yield from (f"| {TITLES[name]} | {', '.join(releases)} |" for name, releases in KNOWN.items())
     yield from ("", "The nearest older release speaks for one that is not in the list, and a note says so.")

@@ -64,10 +64,11 @@ def _vllm_head(engine: Engine, family: Family, matcher: Matcher, head: str) -> I
     scheme = matcher.decide(head).scheme
     if matcher.method == "modelopt" and scheme is not None and scheme.format == "modelopt-nvfp4":
         loaded = family.sglang_loader == "glm4"  # glm4_moe_mtp.py:275 loads lm_head.weight into it
-        effect = "refuses" if loaded or engine.has("refuses scales left NaN") else "none"
+        if not loaded and not engine.has("refuses scales left NaN"):
+            return  # built in NVFP4, and replaced by the target's before it is used
         text = "size of tensor" if loaded else "weight_scale … was never loaded (still NaN)"
         message = f"expected an entry that describes {head}, found none (RuntimeError: {text})"
-        yield remark("QNT016", CONFIG_NAME, message, effect, "draft", key="quantization_config")
+        yield remark("QNT016", CONFIG_NAME, message, "refuses", "draft", key="quantization_config")
 
 
 def _vllm_absent(engine: Engine, subject: Subject, family: Family, number: int, matcher: Matcher) -> Remark:

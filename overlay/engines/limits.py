@@ -72,6 +72,9 @@ def _transformers(matcher: Matcher, schemes: _Schemes) -> Limits:
         message = "transformers passes over quant_method modelopt, and refuses the packed shapes"
     elif _packed(schemes.experts, symmetric=False):
         message = "transformers refuses experts with zero points: RuntimeError while converting"
+    elif schemes.experts is not None:
+        message = "transformers cannot draft here: MtpModel expects the names of quantised experts, and finds none"
+        return Limits((remark("ENG023", CONFIG_NAME, message, "refuses", "draft", key=_KEY),), target=True, draft=True)
     else:
         return Limits(target=True, draft=False)
     return Limits((remark("ENG025", CONFIG_NAME, message, "refuses", key=_KEY),), target=True, draft=True)

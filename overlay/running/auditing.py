@@ -22,9 +22,11 @@ from overlay.formats.names import CARD_NAME
 from overlay.formats.strict_json import JsonProblem
 from overlay.running.comparing import compare_content
 from overlay.running.diffing import composed, diff_sidecars, manifest_of, open_whole, require_whole, text_of
-from overlay.running.locating import Places, locate, open_checkpoint
+from overlay.running.locating import Places, folder_of, locate, open_checkpoint
+from overlay.storage.files import read_document
 from overlay.storage.ranges import equal_ranges
-from overlay.storage.seen import SharedHeaders, read_beginning
+from overlay.storage.seen import MAX_SIDECAR_BYTES, SharedHeaders, read_beginning
+from overlay.storage.stores import is_file, path_here
 from overlay.storage.targets import read_receipt
 
 _STATED = "--claim"
@@ -134,7 +136,7 @@ def _judged(question: Question, view: View, reporter: Reporter) -> list[Judged]:
     """Every claim that was made, each with its standing."""
     difference, alone = view.difference, view.alone
     judged = [] if alone else [judge_base(difference)]
-    for claim in (*_stated(question.claims), *_of_card(difference.new)):
+    for claim in (*_stated(question.claims), *_of_card(difference.new, _own_card(question))):
         if claim.kind != "donor":
             judged.append(judge(claim, difference, view.counted, meant=claim.source == _STATED))
         elif not alone:
@@ -158,9 +160,20 @@ def _stated(texts: Iterable[str]) -> list[Claim]:
     return claims
 
 
-def _of_card(target: Checkpoint) -> list[Claim]:
+def _of_card(target: Checkpoint, own: bytes | None) -> list[Claim]:
+    """The claims of the card: a repository's own, where there is one, since what it describes has the base's."""
     card = target.sidecars.get(CARD_NAME)
-    return find_claims(text_of(card).decode(errors="replace"), CARD_NAME) if card is not None else []
+    text = own if own is not None or card is None else text_of(card)
+    return find_claims(text.decode(errors="replace"), CARD_NAME) if text is not None else []
+
+
+def _own_card(question: Question) -> bytes | None:
+    """The card of a repository that holds a difference."""
+    manifest = manifest_of(question.target, question.places)
+    path = os.path.join(folder_of(manifest), CARD_NAME) if manifest else ""
+    if not path or manifest == question.target or not is_file(path):
+        return None
+    return read_document(path_here(path), MAX_SIDECAR_BYTES, "card")
 
 
 def _judge_donor(claim: Claim, difference: Difference, question: Question, reporter: Reporter) -> Judged:

@@ -26,6 +26,7 @@ from tests.docs.pages import DOCS
 from tests.docs.schemas import SCHEMAS, listed, objects, problems, used, validator
 from tests.probing.servers import VLLM, serving
 from tests.publishing import cases as publishing
+from tests.engines.tiny import good
 from tests.support import small
 from tests.support.checkpoints import INDEX, SIDECARS, Checkpoint, Tensor, tensor, write_hub_cache
 
@@ -55,6 +56,9 @@ verify small/base --level structure
 verify small/small.yaml
 verify world/wrong-index --fix fixed.index.json
 verify small/base --fix same.index.json
+lint hub
+lint replica --engine sglang==0.5.23
+lint lean --target lean --engine sglang --explain-load
 inspect world/graft
 inspect replica
 inspect small/base
@@ -77,6 +81,7 @@ FINDINGS = """
 publish publishing/unfit hf://tester/result
 verify world/damaged
 verify world/damaged --fix left.index.json
+lint replica
 verify small/damaged --level content
 diff small/base small/serve --tensors
 diff old new --tensors
@@ -95,6 +100,8 @@ verify
 verify gone
 verify hf://org/gone
 inspect gone
+lint gone
+lint replica --engine nosuch
 diff gone small/base
 audit small/base --against gone
 explain NOSUCH
@@ -166,6 +173,7 @@ def _write(root: Path) -> None:
     (root / "world").mkdir()
     _write_world(root / "world")
     write_dense(base_layout(SCALED_DOWN), root / "replica", 1)
+    good().write(root / "lean")
     (root / "hub").symlink_to(write_hub_cache(root / "cache-of-hub", small.base()))
     _write_changes(root)
     _write_small(root / "small")

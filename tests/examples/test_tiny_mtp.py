@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import read_shard
-from tests.support.commands import run
+from tests.support.commands import overlay
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny-mtp"
 DRAFT = "model.layers.46."
@@ -31,14 +31,14 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tokens_a_call(shown: str, name: str) -> float:
     match = re.search(
-        rf"^{name} +40 tokens in [0-9]+ calls of the model: ([0-9.]+) tokens a call, same text$", shown, re.M
+        rf"^{name} +40 tokens in [0-9]+ calls of the model: ([0-9.]+) tokens a call, same text$", shown, re.MULTILINE
     )
     assert match, shown
     return float(match[1])
 
 
 def test_transformers_refuses_the_base_alone(shown: str) -> None:
-    assert re.search(r"^base +refused: .*MtpModel weights are missing", shown, re.M), shown
+    assert re.search(r"^base +refused: .*MtpModel weights are missing", shown, re.MULTILINE), shown
 
 
 def test_a_draft_of_random_numbers_gives_nothing_and_no_error(shown: str) -> None:
@@ -56,24 +56,24 @@ def test_the_base_declares_the_layer_and_lacks_it() -> None:
     assert config["num_nextn_predict_layers"] == 1
     assert len(set(index["weight_map"].values())) == 9
     assert [name for name in index["weight_map"] if name.startswith(DRAFT)] == []
-    verified = run("verify", EXAMPLE / "base", "--level", "content", "--json")
-    assert verified.exit_code == 0
-    assert [finding["code"] for finding in verified.json["findings"]] == ["MTP001"]
+    verified = overlay("verify", EXAMPLE / "base", "--level", "content", "--json")
+    assert verified.code == 0
+    assert [finding["code"] for finding in verified.document["findings"]] == ["MTP001"]
 
 
 def test_the_donor_is_the_layer_and_nothing_else() -> None:
-    verified = run("verify", EXAMPLE / "donor", "--level", "content", "--json")
+    verified = overlay("verify", EXAMPLE / "donor", "--level", "content", "--json")
 
-    assert (verified.exit_code, verified.json["findings"]) == (0, [])
+    assert (verified.code, verified.document["findings"]) == (0, [])
     assert {name.startswith(DRAFT) for name in read_shard(EXAMPLE / "donor" / "model.safetensors")} == {True}
 
 
 def test_the_lock_holds_and_the_assembled_directory_is_proven(tmp_path: Path) -> None:
-    applied = run("apply", EXAMPLE / "tiny-mtp.yaml", "-o", tmp_path / "served", "--level", "content")
-    verified = run("verify", tmp_path / "served", "--level", "content", "--json")
+    applied = overlay("apply", EXAMPLE / "tiny-mtp.yaml", "-o", tmp_path / "served", "--level", "content")
+    verified = overlay("verify", tmp_path / "served", "--level", "content", "--json")
 
-    assert applied.exit_code == 0, applied.output
-    assert (verified.exit_code, verified.json["findings"]) == (0, [])
+    assert applied.code == 0, applied.output
+    assert (verified.code, verified.document["findings"]) == (0, [])
     served = read_shard(tmp_path / "served" / "model-00010-of-00010.safetensors")
     assert served == read_shard(EXAMPLE / "donor" / "model.safetensors")
 
@@ -81,11 +81,11 @@ def test_the_lock_holds_and_the_assembled_directory_is_proven(tmp_path: Path) ->
 def test_the_lock_refuses_another_donor(tmp_path: Path) -> None:
     script("garbage").write_garbage(EXAMPLE / "donor", tmp_path / "random")
 
-    applied = run(
+    applied = overlay(
         "apply", EXAMPLE / "tiny-mtp.yaml", "--donor", f"draft={tmp_path / 'random'}", "-o", tmp_path / "served"
     )
 
-    assert applied.exit_code == 1
+    assert applied.code == 1
     assert not (tmp_path / "served").exists()
 
 

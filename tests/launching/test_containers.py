@@ -124,7 +124,7 @@ def test_the_command_runs_in_a_container_with_all_it_needs(tmp_path: Path) -> No
         *("-v", f"{tmp_path}/serve:{tmp_path}/serve:ro", "-v", f"{base}:{base}:ro"),
         *(
             "--entrypoint",
-            "python",
+            "python3",
             "lmsysorg/sglang",
             "-m",
             "sglang.launch_server",

@@ -209,3 +209,15 @@ def test_a_missing_repository_is_one_line_and_exit_5(hub: LoopbackHub, verb: str
     assert ended.refusal is not None
     assert "\n" not in ended.refusal.line
     assert os.environ["HF_TOKEN"] not in str(ended.refusal)
+
+
+def test_an_audit_of_a_diff_repository_holds_its_own_cards_claims_against_it(
+    hub: LoopbackHub, manifest: Path, tmp_path: Path
+) -> None:
+    assert overlay("build", manifest, "-o", tmp_path / "repo").code == 0
+    (tmp_path / "repo" / "README.md").write_text("# diff\n\nAdds 3 tensors.\n")
+    hub.seed("me/diff", {p.name: p.read_bytes() for p in (tmp_path / "repo").iterdir() if p.is_file()})
+
+    for reference in ("hf://me/diff", tmp_path / "repo"):
+        ended = overlay("audit", reference, "--against", f"hf://{BASE}", "--json")
+        assert [c["standing"] for c in ended.document["claims"] if "3 tensors" in c["text"]] == ["holds"], ended

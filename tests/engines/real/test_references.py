@@ -48,10 +48,12 @@ def possible_digests(tensors: Iterable[Tensor]) -> Iterator[str]:
                 yield digest(tensor, *(held[name.replace(first, other)] for other in others))
         if found := re.fullmatch(r"(.*\.experts\.)(\d+)\.up_proj\.weight", name):
             experts[found[1]][int(found[2])] = name
-    for numbered in experts.values():
-        ups = [numbered[number] for number in sorted(numbered)]
-        yield digest(*(held[up.replace("up_proj", part)] for up in ups for part in ("gate_proj", "up_proj")))
-        yield digest(*(held[up.replace("up_proj", "down_proj")] for up in ups))
+    for prefix, numbered in experts.items():
+        routed = [numbered[number] for number in sorted(numbered)]
+        shared = f"{prefix.removesuffix('experts.')}shared_experts.up_proj.weight"
+        for ups in (routed, [*routed, shared] if shared in held else routed):  # SGLang may append the shared expert
+            yield digest(*(held[up.replace("up_proj", part)] for up in ups for part in ("gate_proj", "up_proj")))
+            yield digest(*(held[up.replace("up_proj", "down_proj")] for up in ups))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

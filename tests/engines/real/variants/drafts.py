@@ -66,7 +66,9 @@ VARIANTS: Mapping[str, Callable[[Base], Tree]] = {
     ),
     "an expert too many": more_experts,
     "embedding and head in the layer": with_embedding_and_head,
-    "input_layernorm named as in memory": lambda base: assembled(base, renamed("input_layernorm", "mtp_block.input_layernorm")),
+    "input_layernorm named as in memory": lambda base: assembled(
+        base, renamed("input_layernorm", "mtp_block.input_layernorm")
+    ),
     "norms in F32": lambda base: assembled(base, on("norm.weight", lambda tensor: [as_float32(tensor)])),
     "an expert in F32": lambda base: assembled(base, on("experts.1.up_proj", lambda tensor: [as_float32(tensor)])),
     "an expert in FP8 without scales": lambda base: assembled(base, on("mlp.experts.1.up_proj", raw_bytes)),
