@@ -1,5 +1,6 @@
 """Write the generated pages of this folder: ``cli.md`` from the help texts, ``findings.md`` from the register of codes,
-``engines.md`` from the rules of lint, and ``json.md`` with the schemas in ``schemas`` from the declarations in ``documents``.
+``engines.md`` from the rules of lint, and ``json.md`` with the schemas in ``schemas`` from the declarations in
+``documents``.
 
     python docs/generate.py            # write what is out of date
     python docs/generate.py --check    # write nothing; exit 1 when a page is out of date

@@ -87,7 +87,7 @@ def explain_load(prediction: Prediction, facts: Facts) -> Load:
     parameters: dict[tuple[Stage, str], Parameter] = {}
     if family is not None and family.attention != "unknown" and engine.name in ("vllm", "sglang", "transformers"):
         trunk = subject.number("num_hidden_layers") or 0
-        for number in range(trunk + subject.draft_layers):
+        for number in range(min(trunk, 2000) + subject.draft_layers):
             stage: Stage = "draft" if number >= trunk else "target"
             needs = needs_of(subject, family, number, draft=stage == "draft")
             if needs is None:

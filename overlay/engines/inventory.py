@@ -52,6 +52,9 @@ class Needs:
 
 
 EXPERTS: Final = "mlp.experts"
+_LARGEST: Final = 1 << 24
+"""No size of a model comes near it; a config can say anything."""
+_MOST_EXPERTS: Final = 1 << 14
 
 
 def needs_of(subject: Subject, family: Family, layer: int, *, draft: bool) -> Needs | None:
@@ -86,7 +89,7 @@ def needs_of(subject: Subject, family: Family, layer: int, *, draft: bool) -> Ne
             slots.update(_mlp("mlp.shared_experts.", numbers["hidden_size"], width * shared))
     if draft:
         slots.update(_joins(numbers))
-    return None if numbers.missing else Needs(slots, experts, projections, frozenset(may))
+    return None if numbers.missing or experts > _MOST_EXPERTS else Needs(slots, experts, projections, frozenset(may))
 
 
 def needed_names(family: Family) -> tuple[str, ...]:
@@ -103,7 +106,7 @@ class _Numbers:
 
     def __getitem__(self, key: str) -> int:
         value = self._subject.number(key)
-        if value is None or value < 0:
+        if value is None or not 0 <= value < _LARGEST:
             self.missing.append(key)
             return 0
         return value

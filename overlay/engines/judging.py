@@ -33,6 +33,9 @@ class Plan:
 Found = tuple[Gap, Effect, str]
 """A gap, what the engine does about it, and the words that a person sees."""
 
+_MOST_LAYERS: Final = 2000
+"""Layers that a trunk may have; models have about a hundred, and a config can say anything."""
+
 NOTHING_DECLARED: Final = Matcher(None)
 
 
@@ -73,7 +76,7 @@ def judge_trunk(engine: Engine, subject: Subject, family: Family, seen: Seen, ma
     layers = subject.number("num_hidden_layers") or 0
     setting = setting_for(engine, family, "target", subject, matcher)
     found: list[Found] = []
-    for number in range(layers):
+    for number in range(layers if layers <= _MOST_LAYERS else 0):
         needs = needs_of(subject, family, number, draft=False)
         if needs is None:
             return []

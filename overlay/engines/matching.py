@@ -47,11 +47,14 @@ class Matcher:
     """A declaration, ready to be asked about modules."""
 
     def __init__(self, declared: Mapping[str, Any] | None) -> None:
-        self.method = str(declared.get("quant_method") or "") if declared else ""
+        method = declared.get("quant_method") if declared else None
+        self.method = method if isinstance(method, str) else ""
         self.algorithm = str(declared.get("quant_algo") or "") if declared else ""
         self.problem = ""
         self.rules: QuantizationConfig | None = None
-        if declared is not None:
+        if declared is not None and not self.method:
+            self.problem = f"quant_method: expected text, found {method!r}"
+        elif declared is not None:
             try:
                 self.rules = parse_quantization_config(declared)
             except QuantizationConfigProblems as problems:

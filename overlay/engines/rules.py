@@ -346,11 +346,11 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         41,
-        ("ENG009",),
+        ("CFG002",),
         "a graft leaves the base's config as it is, but for what is declared",
         _ALL,
         ("warning",),
-        "config.json of a manifest's result, against its base's",
+        "overlay audit --against BASE compares them; a manifest says what it changes",
     ),
     Rule(
         42,

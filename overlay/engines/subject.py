@@ -18,6 +18,9 @@ from overlay.formats.names import SHARD_SUFFIX
 NO_METADATA: Final = object()
 """The index has no key ``metadata``, which is not the same as null."""
 
+_MOST_DRAFTS: Final = 64
+"""Draft layers that are looked at; models have one, or a few."""
+
 DRAFT_KEYS: Final = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 
 
@@ -52,8 +55,6 @@ class Subject:
     """The bytes of those tensors that the rules about values ask for (`values.wanted_values`)."""
     difference: bool = False
     """Whether it is a diff-only repository: its manifest lies in it."""
-    base_config: Mapping[str, Any] | None = None
-    """Of the base, where a manifest names one."""
     findings: tuple[Finding, ...] = ()
     """What was wrong while reading."""
 
@@ -92,7 +93,7 @@ class Subject:
     @property
     def draft_layers(self) -> int:
         """Draft layers that the config declares."""
-        return max(self.number(self.draft_key) or 0, 0) if self.draft_key else 0
+        return min(max(self.number(self.draft_key) or 0, 0), _MOST_DRAFTS) if self.draft_key else 0
 
     @cached_property
     def quantization(self) -> tuple[Mapping[str, Any] | None, str]:

@@ -136,9 +136,8 @@ def _compose(path: str, engine: Engine, places: Places) -> Read:
     opened = open_manifest(path, places, engine=engine.name)
     folder = os.path.dirname(os.path.abspath(path))
     seen = as_checkpoint(opened.compose(), path, folder)
-    base = opened.base.sidecars.get(CONFIG_NAME)
     subject, files = _subject_of(seen, folder, {shard: shard_seen.header for shard, shard_seen in seen.shards.items()})
-    return replace(subject, path="", base_config=_json(text_of(base)) if base is not None else None), files
+    return replace(subject, path=""), files
 
 
 def _open(reference: str, places: Places) -> Read:

@@ -324,10 +324,10 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
 
 
 def test_a_body_that_breaks_is_continued(client: Client, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with breaking(endpoint, after=1_500_000) as (address, ranges):
+    with breaking(endpoint, after=2_900_000) as (address, ranges):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         store = open_store(f"s3://{BUCKET}/m")
 
         assert all_of(store, "one.safetensors") == SHARD
     assert len(ranges) == 2
-    assert 1_000_000 < int(ranges[1].partition("-")[0]) <= 1_500_000
+    assert 0 < int(ranges[1].partition("-")[0]) <= 2_900_000  # what the client had buffered comes again

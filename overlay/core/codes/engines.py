@@ -76,12 +76,6 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
         "The draft in it is inert.",
         (f"{GITHUB}/sgl-project/sglang/pull/17166", f"{GITHUB}/NVIDIA/Model-Optimizer/issues/750"),
     ),
-    "ENG009": Meaning(
-        _W,
-        "the config differs from the base's beyond what the manifest declares",
-        "compare them: overlay diff BASE DIR",
-        detail="A graft adds tensors; other values of config.json are the base's, unless the manifest patches them.",
-    ),
     "ENG010": Meaning(
         _E,
         "the trunk lacks a tensor that the config asks for",
