@@ -129,12 +129,19 @@ def _transformers(engine: Engine, subject: Subject, family: Family, seen: Seen, 
     count = subject.draft_layers if subject.draft_key else 1
     said: list[Remark] = []
     mapped = subject.weight_map
+    if not count:
+        return [remark("MTP001", CONFIG_NAME, "declares 0 draft layers: transformers loads none", "absent", "draft")]
     for number in range(trunk, trunk + count):
         layer = seen.layers.get(number)
         if layer is None or not _own(layer, family):
             said.append(_absent(subject, number, "transformers refuses: MtpModel weights are missing", "refuses"))
             continue
         said += _judge(engine, subject, family, layer, Plan(number, layer.prefix, NOTHING_DECLARED))
+        if mapped is not None and any("/" in shard for shard in subject.headers):
+            paths = [name for name, shard in mapped.items() if "/" in shard and name.startswith(layer.prefix)]
+            if paths:
+                message = f"expected a bare file name in the index, found {mapped[paths[0]]}; MtpModel does not find it"
+                said.append(remark("IDX002", mapped[paths[0]], message, "refuses", "draft", tensor=paths[0]))
         if mapped is None or not seen.differs_from(mapped):
             continue
         if unmapped := [name for name in seen.names if name.startswith(layer.prefix) and name not in mapped]:

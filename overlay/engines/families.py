@@ -47,6 +47,8 @@ class Family:
     """Layer numbers that transformers ignores as drafts: those of the published models."""
     transformers_keys: tuple[str, ...] | None = ()
     """Keys of the config that `MtpModel` needs beyond the published ones; None: it cannot draft for the family."""
+    default_drafts: int = 0
+    """Draft layers where the config is silent: the default of transformers' config class, which engines use as well."""
     mtp_file: bool = False
     """Whether SGLang adds ``mtp.safetensors`` that the index does not name."""
 
@@ -60,7 +62,7 @@ _MLA: Final = {
 }
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    Family(name="deepseek_v3", model_types=("deepseek_v3",), transformers_layers=(61,), **_MLA),  # type: ignore[arg-type]
+    Family(name="deepseek_v3", model_types=("deepseek_v3",), transformers_layers=(61,), default_drafts=1, **_MLA),  # type: ignore[arg-type]
     Family(
         name="deepseek_v32",
         model_types=("deepseek_v32",),
@@ -90,6 +92,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         sglang_class="Glm4MoeForCausalLMNextN",
         sglang_loader="glm4",
         transformers_layers=(46, 92),
+        default_drafts=1,
         mtp_file=True,
     ),
     Family(

@@ -115,7 +115,7 @@ _SIMULATED: Final = ("vllm", "sglang", "transformers")
 
 
 def _simulated(engine: Engine, facts: Facts, family: Family, seen: Seen, *, standalone: bool) -> Iterable[Remark]:
-    subject = facts.subject
+    subject = _with_default(facts.subject, family, seen)
     matcher = facts.matcher if engine.name != "transformers" else NOTHING_DECLARED
     limits = limits_of(engine, subject, family, seen, facts.matcher)
     yield from limits.remarks
@@ -127,6 +127,14 @@ def _simulated(engine: Engine, facts: Facts, family: Family, seen: Seen, *, stan
             yield from to_remarks(judge_trunk(engine, subject, family, seen, matcher), "target", trunk_code)
     if not limits.draft:
         yield from judge_draft(engine, subject, family, seen, matcher)
+
+
+def _with_default(subject: Subject, family: Family, seen: Seen) -> Subject:
+    """`subject` as its config class completes it, where it holds a draft that it does not declare."""
+    trunk = subject.number("num_hidden_layers")
+    if subject.draft_key or not family.default_drafts or trunk not in seen.layers:
+        return subject
+    return replace(subject, config={**subject.scope, "num_nextn_predict_layers": family.default_drafts})
 
 
 def _generic(engine: Engine, subject: Subject, seen: Seen) -> Iterable[Remark]:

@@ -94,7 +94,7 @@ def gaps_of(
         known = decide is not None or slot.role != "linear"
         yield from _module_gap(layer.prefix, path, slot, decision, form, known=known, fp8_key=fp8_key)
     for path, form in layer.modules.items():
-        if path not in needs.slots and path not in copies and "rotary_emb" not in path:
+        if path not in needs.slots and path not in copies:
             troubles = tuple(Trouble("unexpected", part.suffix, "none", part.dtype) for part in sorted(form))
             yield Gap(layer.prefix, path, None, None, form, troubles)
     yield from _expert_gaps(layer, needs, experts)

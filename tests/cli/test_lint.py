@@ -132,7 +132,7 @@ def test_a_manifest_makes_it_load_and_the_checkpoint_stays(
 
 
 def test_an_undeclared_draft_is_declared_and_a_backup_is_left_out(tmp_path: Path) -> None:
-    folder = good().with_config(num_nextn_predict_layers=...).write(tmp_path / "base")
+    folder = good("glm_moe_dsa").with_config(num_nextn_predict_layers=...).write(tmp_path / "base")
     (folder / "old_hf_quant_config.json").write_text("{}")
     path = tmp_path / "fixed.yaml"
 

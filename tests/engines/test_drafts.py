@@ -155,10 +155,17 @@ DECLARED = [
 def test_a_number_of_draft_layers_that_does_not_fit(
     predict: Predict, number: object, engine: str, target: str, of_draft: str
 ) -> None:
-    found = predict(good().with_config(num_nextn_predict_layers=number), engine)
+    found = predict(good("glm_moe_dsa").with_config(num_nextn_predict_layers=number), engine)
 
     assert (target, of_draft) == (found.target, found.draft)
     assert {"MTP001", "MTP002", "MTP003"} & {said.finding.code for said in found.remarks}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_config_class_that_declares_one_layer_by_itself(predict: Predict, engine: str) -> None:
+    found = predict(good("deepseek_v3").with_config(num_nextn_predict_layers=...), engine)
+
+    assert ("ok", "ok", ()) == (found.target, found.draft, found.remarks)
 
 
 def test_a_layer_under_the_wrong_number(predict: Predict) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.engines.real.bases import FAMILIES
-from tests.engines.real.matrix import ENGINES, VENV, Behaviour, Case, behaviours, run_engine, write_cases
+from tests.engines.real.matrix import ENGINES, VENV, Behaviour, Case, behaviours, run_engine, why_not, write_cases
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,8 @@ class Ran:
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Ran]:
     """Every variant of a family in a scheme, loaded by every engine, when it is first asked for."""
-    if not (VENV / "installed").exists():
-        reason = VENV / "unavailable"
-        last = reason.read_text().splitlines()[-1] if reason.exists() else "make engines installs them"
-        pytest.skip(f"the engines are not installed: {last}")
+    if reason := why_not(VENV):
+        pytest.skip(reason)
     work = tmp_path_factory.mktemp("engines")
 
     @functools.cache

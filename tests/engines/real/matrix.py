@@ -36,6 +36,15 @@ REFERENCES = {
 """The directories of each scheme whose parameters are right where the engine loads them."""
 
 
+def why_not(venv: Path) -> str | None:
+    """Why the engines are not installed in `venv`; None if they are."""
+    if (venv / "installed").exists():
+        return None
+    reason = venv / "unavailable"
+    said = reason.read_text().splitlines()[-1:] if reason.exists() else []
+    return f"the engines are not installed: {said[0] if said else 'make engines does it'}"
+
+
 @dataclass(frozen=True)
 class Case:
     """A variant on disk."""

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.engines.real.matrix import why_not
+
 INSTALLER = Path(__file__).parent / "install.sh"
 
 
@@ -19,8 +21,7 @@ def test_a_python_that_is_not_there_is_the_reason(tmp_path: Path) -> None:
     ended = install(venv, "/nowhere/python")
 
     assert ended.returncode == 1
-    assert (venv / "unavailable").read_text().splitlines()[-1].startswith("python -m venv failed:")
-    assert not (venv / "installed").exists()
+    assert (why_not(venv) or "").startswith("the engines are not installed: python -m venv failed:")
 
 
 def test_a_package_that_cannot_be_had_is_the_reason(tmp_path: Path) -> None:
@@ -38,6 +39,16 @@ exec {sys.executable} -c pass
     ended = install(venv, str(python))
 
     assert ended.returncode == 1
-    last = (venv / "unavailable").read_text().splitlines()[-1]
-    assert last == "installing torch failed: ERROR: No matching distribution found for torch==2.13.0"
-    assert not (venv / "installed").exists()
+    assert why_not(venv) == (
+        "the engines are not installed: installing torch failed: ERROR: No matching distribution found for torch==2.13.0"
+    )
+
+
+def test_without_an_attempt_the_reason_names_the_command(tmp_path: Path) -> None:
+    assert why_not(tmp_path) == "the engines are not installed: make engines does it"
+
+
+def test_an_environment_that_is_there_is_no_reason(tmp_path: Path) -> None:
+    (tmp_path / "installed").touch()
+
+    assert why_not(tmp_path) is None

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ |= {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -15,7 +16,7 @@ import sglang_stand_ins  # noqa: F401  # it comes before the first import of sgl
 from prometheus_client import generate_latest
 from sglang.srt.entrypoints.openai.protocol import CompletionRequest, SglExt
 from sglang.srt.entrypoints.openai.utils import spec_tokens_details_from_meta_info
-from sglang.srt.observability.metrics_collector import TokenizerMetricsCollector
+from sglang.srt.observability import metrics_collector
 from sglang.srt.server_args import ServerArgs
 from sglang.srt.utils.model_file_verifier import IntegrityError, verify
 
@@ -38,9 +39,11 @@ def parse(words: list[str]) -> dict[str, object]:
 
 def count() -> str:
     """The page after a completion of 31 tokens that took 15 steps."""
-    collector = TokenizerMetricsCollector(
-        server_args=ServerArgs(model_path="x", device="cpu"), labels={"model_name": "x"}
+    # Buckets of histograms come from a running server's settings.
+    metrics_collector.get_observability = lambda: SimpleNamespace(
+        prompt_tokens_buckets=None, generation_tokens_buckets=None
     )
+    collector = metrics_collector.TokenizerMetricsCollector(labels={"model_name": "x"})
     collector.observe_one_finished_request({"model_name": "x"}, 5, 31, 0, 1.0, False, spec_verify_ct=15)
     return generate_latest().decode()
 
