@@ -58,7 +58,11 @@ PLAN: Final = record(
         ),
         "bytes": record(
             "What it costs.",
-            {"linked": count("Bytes that are linked."), "written": count("Bytes that take space.")},
+            {
+                "linked": count("Bytes that are linked."),
+                "written": count("Bytes that take space."),
+                "fetched": count("Bytes that come from other machines."),
+            },
         ),
         "result": record(
             "What the target comes to.",

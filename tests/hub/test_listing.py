@@ -233,7 +233,9 @@ def test_a_kept_listing_is_the_users_alone_and_one_that_was_spoilt_is_asked_for_
 
     assert [0o600, 0o700, 0o700] == [path.stat().st_mode & 0o777 for path in (kept, kept.parent, kept.parent.parent)]
 
-    kept.write_bytes(kept.read_bytes().replace(b"weights", b"wEights")[:-3])
+    spoilt = kept.read_bytes().replace(b"config.json", b"confIg.json")
+    assert spoilt != kept.read_bytes()
+    kept.write_bytes(spoilt)
     assert listing == open_repository(REPO, commit).listing
     assert 2 == len(hub.log)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,6 +66,11 @@ class Site:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # the standard 5 lets connections that come at once wait for a second
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no news; a bug is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 @contextmanager

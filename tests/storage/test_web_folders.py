@@ -271,32 +271,49 @@ except OverlayError as error:
 """
 
 
-def test_tls_is_checked_and_not_left(tmp_path: Path) -> None:
-    certificate = tmp_path / "localhost.pem"
-    _make_certificate(certificate)
-    with serving(Site(dict(FILES)), certificate) as site, serving(Site(dict(FILES))) as plain:
-        known = {"SSL_CERT_FILE": str(certificate)}
-        moved: Fault = status(302, Location=f"{plain.url}/m/two.safetensors")
-        stranger = _in_a_process(site.url, {})
-        site.faults["m/two.safetensors"] = [lambda reply: reply, moved]
-        friend = _in_a_process(site.url, known)
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run([*command.split(), "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    return path
 
-    assert "EnvironmentFault" in stranger
-    assert "certificate" in stranger.lower()
-    assert friend.splitlines()[0] == "3000000"
-    assert "expected to be pointed to an https address, found one without TLS" in friend
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path) -> None:
+    with serving(Site(dict(FILES)), certificate) as site:
+        printed = _in_a_process(site.url, {})
+
+    assert "EnvironmentFault" in printed
+    assert "certificate" in printed.lower()
+    assert site.asked == []
+
+
+def test_tls_is_not_left(certificate: Path) -> None:
+    with serving(Site(dict(FILES)), certificate) as site, serving(Site(dict(FILES))) as plain:
+        site.faults["m/two.safetensors"] = [lambda reply: reply, status(302, Location=f"{plain.url}/m/two.safetensors")]
+        printed = _in_a_process(site.url, {"SSL_CERT_FILE": str(certificate)})
+
+    assert printed.splitlines()[0] == "3000000"
+    assert "expected to be pointed to an https address, found one without TLS" in printed
     assert plain.asked == []
+
+
+def test_another_host_is_told_nothing_of_what_was_configured(certificate: Path) -> None:
+    configured = {"FSSPEC_HTTPS_HEADERS": '{"X-Key": "secret"}', "FSSPEC_HTTPS_COOKIES": '{"session": "secret"}'}
+    with serving(Site(dict(FILES)), certificate) as site, serving(Site(dict(FILES)), certificate) as other:
+        site.faults["m/two.safetensors"] = [lambda reply: reply, status(302, Location=f"{other.url}/m/two.safetensors")]
+        printed = _in_a_process(site.url, {"SSL_CERT_FILE": str(certificate), **configured})
+
+    assert printed.splitlines() == ["3000000", "5"]
+    assert all("secret" in headers["X-Key"] + headers["Cookie"] for _, headers in site.asked)
+    ((path, headers),) = other.asked
+    assert path == "m/two.safetensors"
+    assert "secret" not in str(headers)
 
 
 def _in_a_process(url: str, environment: dict[str, str]) -> str:
     command = [sys.executable, "-c", _WITH_TLS, url]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def _make_certificate(path: Path) -> None:
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    files = ["-keyout", str(path), "-out", str(path) + ".crt"]
-    subprocess.run([*command.split(), *files], check=True, capture_output=True)
-    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())

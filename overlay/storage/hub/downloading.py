@@ -19,7 +19,14 @@ from overlay.errors import EnvironmentFault, Mismatch, OverlayError
 from overlay.formats.digest import SHA256_HEX
 from overlay.storage.files import explain_os_error, open_regular
 from overlay.storage.hashing import BLOCK, hash_file
-from overlay.storage.hub.environment import LIBRARY, endpoint, hub_headers, is_xet_usable, library_version, require_online
+from overlay.storage.hub.environment import (
+    LIBRARY,
+    endpoint,
+    hub_headers,
+    is_xet_usable,
+    library_version,
+    require_online,
+)
 from overlay.storage.hub.faults import RETRIED, Place, clean, fault_of_error
 from overlay.storage.hub.patience import Transient, Tries, asked_wait, current_patience
 from overlay.storage.hub.session import watched

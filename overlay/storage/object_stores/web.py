@@ -98,7 +98,8 @@ class Web:
         }
         make = partial(fsspec.filesystem, "http", skip_instance_cache=True, encoded=True)
         self._known: Any = make(client_kwargs={**ours, **theirs})
-        self._bare: Any = make(client_kwargs=ours, headers={})
+        self._bare: Any = make(client_kwargs=ours)
+        self._bare.kwargs = {}  # whatever was configured to go with each request
         self._sync = sync
         self._folder = folder
         self._origin = (folder.scheme, folder.host)

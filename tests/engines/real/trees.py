@@ -73,10 +73,6 @@ class Tree:
         config = {**self.config, **changes}
         return replace(self, config={key: value for key, value in config.items() if value is not None})
 
-    def bring(self, **files: bytes) -> Tree:
-        """With files more; ``__`` in a name stands for a dot."""
-        return replace(self, files={**self.files, **{name.replace("__", "."): data for name, data in files.items()}})
-
     def write(self, folder: Path) -> Path:
         """Write it into the new folder `folder`."""
         folder.mkdir(parents=True)
