@@ -140,6 +140,8 @@ def _tell_traffic() -> None:
     module = sys.modules.get("overlay.storage.hub.traffic")
     if module is None or any(argument in ("-q", "--quiet") for argument in sys.argv):
         return
+    for line in module.remarks():
+        print(f"note: {line}", file=sys.stderr)
     seen = module.traffic()
     if seen.requests:
         from overlay.report.text import in_bytes

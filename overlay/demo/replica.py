@@ -119,6 +119,14 @@ def _leave_holes(stamp_prefix: str | None, file: BinaryIO, tensors: list[TensorS
     file.truncate(begin)
 
 
+def _drawn_for(name: str) -> str:
+    """What a tensor's numbers are drawn for: its name.  Gate and up share their scales over the whole tensor, since engines
+    fuse the two and keep one of each; ModelOpt exports them so.
+    """
+    shared = name.endswith((".weight_scale_2", ".input_scale"))
+    return name.replace(".gate_proj.", ".gate_up_proj.").replace(".up_proj.", ".gate_up_proj.") if shared else name
+
+
 def _numbers(tensor: TensorSpec, seed: int) -> bytes:
     """The data of `tensor`: finite, whatever its dtype.
 
@@ -127,7 +135,7 @@ def _numbers(tensor: TensorSpec, seed: int) -> bytes:
     Raises:
         ValueError: a dtype that the family does not use.
     """
-    key = f"{seed}:{tensor.name}:{tensor.dtype}".encode()
+    key = f"{seed}:{_drawn_for(tensor.name)}:{tensor.dtype}".encode()
     data = bytearray(shake_256(key).digest(tensor.nbytes))
     match tensor.dtype:
         case "BF16":

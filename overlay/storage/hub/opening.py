@@ -23,6 +23,7 @@ from overlay.storage.hub.listing import fetch_listing
 from overlay.storage.hub.patience import Transient
 from overlay.storage.hub.ranges import MAX_PIECE, Ranges
 from overlay.storage.hub.requesting import get_json
+from overlay.storage.hub.traffic import remark
 from overlay.storage.hub.xet import WORTH_IT, ChunkStore
 from overlay.storage.hub_cache import find_blob, is_offline, read_ref, snapshot_folder
 from overlay.storage.private_cache import keep_file, recall_file
@@ -56,6 +57,7 @@ def resolve_commit(reference: HubReference) -> str:
         document, _ = get_json(api_url(reference.repo, rest), place)
     except EnvironmentFault as fault:
         if known and isinstance(fault.__cause__, Transient):
+            remark(f"the Hub gives no answer; {place} is taken to be {known}, as it was when it last did")
             return known
         raise
     commit = document.get("sha") if isinstance(document, dict) else None

@@ -23,11 +23,24 @@ class Traffic:
 
 
 _total = Traffic()
+_remarks: list[str] = []
 
 
 def traffic() -> Traffic:
     """What this process has asked for and received so far."""
     return _total
+
+
+def remark(text: str) -> None:
+    """Note what a person should know of an answer that was had without the Hub."""
+    with _LOCK:
+        if text not in _remarks:
+            _remarks.append(text)
+
+
+def remarks() -> tuple[str, ...]:
+    """What was noted in this process."""
+    return tuple(_remarks)
 
 
 def count(*, requests: int = 0, received: int = 0) -> None:
