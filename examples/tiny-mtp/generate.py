@@ -30,6 +30,8 @@ PROMPTS: Final = (
     b"if you distribute copies of the ",
 )
 
+_WIDTH: Final = 70
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -113,7 +115,8 @@ def main() -> None:
         try:
             report("base", generate(base, prompts, arguments.tokens, use_mtp=True), plain)
         except RuntimeError as error:
-            print(f"{'base':15} refused: {str(error).strip().splitlines()[0][:90]}", flush=True)
+            words = str(error).strip().splitlines()[0].replace(str(arguments.example), "…")
+            print(f"{'base':15} refused: {words[:_WIDTH]}…", flush=True)
         for name, folder in (("garbage draft", garbage), ("grafted draft", grafted)):
             report(name, generate(load(folder), prompts, arguments.tokens, use_mtp=True), plain)
         print(f"text            {(prompts[0] + plain.texts[0]).decode('ascii', 'replace')!r}")
@@ -122,9 +125,9 @@ def main() -> None:
 def report(name: str, generated: Generated, plain: Generated) -> None:
     """One line: tokens, calls, and whether the text is the same."""
     tokens = sum(map(len, generated.texts))
-    same = "same text" if generated.texts == plain.texts else "ANOTHER TEXT"
-    ratio = f"{generated.tokens_per_call:.2f} tokens a call"
-    print(f"{name:15} {tokens} tokens in {generated.calls} calls of the model: {ratio}, {same}", flush=True)
+    same = ", same text" if generated.texts == plain.texts else ", ANOTHER TEXT"
+    ratio = f"{generated.tokens_per_call:.2f} tokens a call{'' if generated is plain else same}"
+    print(f"{name:15} {tokens} tokens in {generated.calls} calls of the model: {ratio}", flush=True)
 
 
 def prepare() -> None:

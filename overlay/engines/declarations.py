@@ -92,7 +92,7 @@ def _copies(engine: Engine, subject: Subject, seen: Seen, order: str) -> Iterato
 
 
 _MOST: Final = 50
-"""Copies that get a remark each."""
+"""Copies, or entries, that get a remark each."""
 
 
 def check_layers(engine: Engine, subject: Subject, seen: Seen) -> Iterator[Remark]:
@@ -144,12 +144,13 @@ def _listed(value: dict[str, Any], keys: tuple[str, ...]) -> set[str]:
 
 
 def _side_effects(subject: Subject, seen: Seen, matcher: Matcher) -> Iterator[Remark]:
+    said = 0
     for entry in matcher.rules.ignore if matcher.rules is not None else ():
         match = _NUMBERED.fullmatch(entry)
         if match is None:
             continue
         others = [number for number in seen.layers if str(number).startswith(match[2]) and str(number) != match[2]]
-        if others:
+        if others and (said := said + 1) <= _MOST:
             found = f"{len(others)} others: {min(others)} …"
             message = f"expected layer {match[2]} alone, found that {entry} also describes {found}"
             yield remark("QNT015", subject.quantization[1], message, "none", key=entry)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from overlay.engines.comparing import wanted_tensors
 from overlay.engines.families import Family
 from overlay.engines.inventory import EXPERTS, Needs, needs_of
+from overlay.engines.judging import MOST_LAYERS
 from overlay.engines.layers import LayerSeen, Seen
 from overlay.engines.matching import Matcher
 from overlay.engines.outcomes import Stage
@@ -87,7 +88,8 @@ def explain_load(prediction: Prediction, facts: Facts) -> Load:
     parameters: dict[tuple[Stage, str], Parameter] = {}
     if family is not None and family.attention != "unknown" and engine.name in ("vllm", "sglang", "transformers"):
         trunk = subject.number("num_hidden_layers") or 0
-        for number in range(min(trunk, 2000) + subject.draft_layers):
+        layers = trunk + subject.draft_layers if trunk <= MOST_LAYERS else 0
+        for number in range(layers):
             stage: Stage = "draft" if number >= trunk else "target"
             needs = needs_of(subject, family, number, draft=stage == "draft")
             if needs is None:

@@ -187,7 +187,7 @@ def _joins(n: _Numbers) -> Iterator[tuple[str, Slot]]:
 
 def _is_dense(subject: Subject, layer: int) -> bool:
     kinds = subject.scope.get("mlp_layer_types")
-    if isinstance(kinds, list) and layer < len(kinds):
+    if isinstance(kinds, list) and 0 <= layer < len(kinds):
         return bool(kinds[layer] == "dense")
     every = subject.number("moe_layer_freq") or 1
     return layer < (subject.number("first_k_dense_replace") or 0) or layer % every != 0
@@ -196,6 +196,6 @@ def _is_dense(subject: Subject, layer: int) -> bool:
 def _has_indexer(subject: Subject, layer: int) -> bool | None:
     """Whether the config says that this layer of the trunk has its own; None where it is silent."""
     kinds = subject.scope.get("indexer_types")
-    if isinstance(kinds, list) and layer < len(kinds):
+    if isinstance(kinds, list) and 0 <= layer < len(kinds):
         return bool(kinds[layer] == "full")
     return None

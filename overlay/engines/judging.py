@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from overlay.core.describing import ranges
@@ -33,7 +34,7 @@ class Plan:
 Found = tuple[Gap, Effect, str]
 """A gap, what the engine does about it, and the words that a person sees."""
 
-_MOST_LAYERS: Final = 2000
+MOST_LAYERS: Final = 1000
 """Layers that a trunk may have; models have about a hundred, and a config can say anything."""
 
 NOTHING_DECLARED: Final = Matcher(None)
@@ -76,7 +77,7 @@ def judge_trunk(engine: Engine, subject: Subject, family: Family, seen: Seen, ma
     layers = subject.number("num_hidden_layers") or 0
     setting = setting_for(engine, family, "target", subject, matcher)
     found: list[Found] = []
-    for number in range(layers if layers <= _MOST_LAYERS else 0):
+    for number in range(layers if layers <= MOST_LAYERS else 0):
         needs = needs_of(subject, family, number, draft=False)
         if needs is None:
             return []
@@ -113,7 +114,19 @@ def to_remarks(found: Iterable[Found], stage: Stage, code_of: Callable[[Gap], st
         elif gap.slot is None and not gap.prefix:
             what = ("outside", gap.path.partition(".")[0])
         groups.setdefault((code_of(gap), effect, what), []).append((gap, effect, words))
-    return [_as_remark(str(key[0]), members, stage) for key, members in groups.items()]
+    return [_as_remark(str(key[0]), members, stage) for key, members in _few(groups).items()]
+
+
+def _few(groups: dict[tuple[object, ...], list[Found]]) -> dict[tuple[object, ...], list[Found]]:
+    """At most `_MOST` groups as they are; the others by code and effect alone, since nobody reads a thousand lines."""
+    kept = dict(islice(groups.items(), _MOST))
+    for key, members in islice(groups.items(), _MOST, None):
+        kept.setdefault((*key[:2], "others"), []).extend(members)
+    return kept
+
+
+_MOST: Final = 100
+"""Kinds of gaps that get a remark each."""
 
 
 def _path(gap: Gap) -> str:

@@ -42,6 +42,14 @@ class Decision(NamedTuple):
 
 UNQUANTISED: Final = Decision(None)
 
+_MOST_WORK: Final = 300_000
+"""Parts of expressions that are matched against names for one checkpoint, some ten seconds at worst; published lists take a
+few thousand.  A list with which it is not enough is not understood."""
+_PER_PART: Final = 500
+"""Plain entries that cost as much as one part of an expression."""
+_PER_GROUP: Final = 40
+"""Groups that do."""
+
 
 class Matcher:
     """A declaration, ready to be asked about modules."""
@@ -60,8 +68,9 @@ class Matcher:
             except QuantizationConfigProblems as problems:
                 self.problem = problems.lines[0]
         self._known: dict[str, Decision] = {}
+        self._cost, self._left = _cost_of(self.rules), _MOST_WORK
         self._entries = tuple(entry for entry in self.rules.ignore if entry) if self.rules else ()
-        wild = [entry for entry in self._entries if any(sign in entry for sign in "*?[")]
+        wild = [entry for entry in self._entries if _has_wildcard(entry)]
         plain = [entry for entry in self._entries if entry not in wild]
         self._wild = re.compile("|".join(map(translate, wild))) if wild else None
         self._parts = tuple(plain)
@@ -83,7 +92,7 @@ class Matcher:
 
     def decide(self, module: str) -> Decision:
         """What is said about the weight of `module`, named by the engine's prefix and the checkpoint's last part."""
-        if self.rules is None:
+        if self.rules is None or self.problem:
             return UNQUANTISED
         known = self._known.get(module)
         if known is None:
@@ -92,7 +101,7 @@ class Matcher:
 
     def decide_experts(self, path: str, projections: Sequence[str]) -> Decision:
         """What is said about all routed experts at `path`: engines ask about the first one, or about the path itself."""
-        if self.rules is None:
+        if self.rules is None or self.problem:
             return UNQUANTISED
         if self.method == "modelopt":
             return UNQUANTISED if self._excluded(path) else self._scheme(f"{path}.0.{projections[0]}", listed=True)
@@ -120,6 +129,7 @@ class Matcher:
         assert self.rules is not None  # what asks was asked after it
         if self.method == "modelopt" and len(self.rules.groups) == 1:  # who asks has looked at the list already
             return Decision(self.rules.groups[0].scheme)
+        self._spend()
         try:
             found = self.rules.scheme_for(module, LINEAR)
         except RegexProblem:
@@ -128,12 +138,18 @@ class Matcher:
             found = next((group.scheme for group in self.rules.groups if LINEAR in group.targets), None)
         return Decision(found)
 
+    def _spend(self) -> None:
+        self._left -= self._cost
+        if self._left < 0:
+            self.problem = f"more expressions or groups than lint evaluates ({self._cost} steps a module)"
+
     def _all_excluded(self, parts: Sequence[str]) -> bool:
         entries = set(self._entries)
         return all(part in entries for part in parts)
 
     def _excluded(self, prefix: str) -> bool:
         """ModelOpt: the name, a part of the name, or a pattern (`modelopt.py:191-226`)."""
+        self._spend()
         if any(entry in prefix for entry in self._parts):
             return True
         return self._wild is not None and self._wild.match(prefix) is not None
@@ -145,3 +161,20 @@ class Matcher:
         if entry.startswith("re:"):
             return self.rules.scheme_for(module, LINEAR) is None
         return entry == module
+
+
+def _cost_of(rules: QuantizationConfig | None) -> int:
+    """What one module costs at worst, in parts of expressions."""
+    if rules is None:
+        return 0
+    entries = [*rules.ignore, *(target for group in rules.groups for target in group.targets)]
+    expressions = [entry for entry in entries if entry.startswith("re:") or _has_wildcard(entry)]
+    parts = sum(1 + len(_REPEATED.findall(entry)) for entry in expressions)
+    return 1 + parts + len(entries) // _PER_PART + len(rules.groups) // _PER_GROUP
+
+
+_REPEATED: Final = re.compile(r"[*+?{|]")
+
+
+def _has_wildcard(entry: str) -> bool:
+    return any(sign in entry for sign in "*?[")

@@ -14,7 +14,7 @@ from overlay.engines import declarations
 from overlay.engines.drafting import judge_draft, trunk_code
 from overlay.engines.families import Family, family_of
 from overlay.engines.files import Opening, open_files
-from overlay.engines.judging import NOTHING_DECLARED, judge_trunk, to_remarks
+from overlay.engines.judging import MOST_LAYERS, NOTHING_DECLARED, judge_trunk, to_remarks
 from overlay.engines.layers import Seen, see
 from overlay.engines.limits import limits_of
 from overlay.engines.matching import Matcher
@@ -79,6 +79,14 @@ class Facts:
 
 def predict(engine: Engine, facts: Facts) -> Prediction:
     """What `engine` will do with the checkpoint that `facts` are about."""
+    understood = facts.matcher.understood
+    prediction = _predict(engine, facts)
+    if understood and not facts.matcher.understood:  # given up on the way: what was compared before does not count
+        prediction = _predict(engine, facts)
+    return prediction
+
+
+def _predict(engine: Engine, facts: Facts) -> Prediction:
     subject, family = facts.subject, facts.family
     opening = open_files(engine, subject)
     seen = facts.seen(opening.files)
@@ -116,6 +124,11 @@ _SIMULATED: Final = ("vllm", "sglang", "transformers")
 
 def _simulated(engine: Engine, facts: Facts, family: Family, seen: Seen, *, standalone: bool) -> Iterable[Remark]:
     subject = _with_default(facts.subject, family, seen)
+    trunk = subject.number("num_hidden_layers")
+    if trunk is None or not 0 < trunk <= MOST_LAYERS:
+        found = "none" if trunk is None else trunk
+        message = f"expected 1 to {MOST_LAYERS} layers, found {found}; nothing is said about their tensors"
+        yield remark("ENG020", CONFIG_NAME, message, "none", key="num_hidden_layers")
     matcher = facts.matcher if engine.name != "transformers" else NOTHING_DECLARED
     limits = limits_of(engine, subject, family, seen, facts.matcher)
     yield from limits.remarks

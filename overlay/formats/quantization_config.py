@@ -134,7 +134,7 @@ def parse_quantization_config(value: Mapping[str, Any]) -> QuantizationConfig:
         QuantizationConfigProblems: with everything that is malformed, or that no recipe can write.
     """
     method = value.get("quant_method")
-    if method not in _IGNORE_KEYS:
+    if not isinstance(method, str) or method not in _IGNORE_KEYS:
         known = ", ".join(_IGNORE_KEYS)
         raise QuantizationConfigProblems([f"quant_method: expected one of {known}, found {method!r}"])
     problems: list[str] = []

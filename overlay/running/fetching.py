@@ -7,6 +7,7 @@ conversion is done.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,12 +18,15 @@ from overlay.core.grafting import BUILT_METADATA
 from overlay.core.parts import BuiltShard, Composition, GraftInput, Layer, LinkedShard, TrimmedShard
 from overlay.core.planning import recipe_digest
 from overlay.core.progress import Advance, Reporter
+from overlay.errors import Mismatch
 from overlay.formats.digest import sha256_of
 from overlay.formats.header_text import layout_order, render_header
 from overlay.running.opening import Opened
 from overlay.storage.drafts import Drafts
 from overlay.storage.fetching import fetch_shard
 from overlay.storage.local import file_at
+from overlay.storage.proofs import cache_folder
+from overlay.storage.seen import digest_header
 from overlay.storage.shard_file import Here
 from overlay.storage.shard_writer import WrittenShard
 from overlay.storage.stores import download
@@ -60,7 +64,11 @@ def fetch_files(files: Iterable[FileSeen], reporter: Reporter) -> dict[str, File
 
 
 def with_files(opened: Opened, here: Mapping[str, FileSeen]) -> Opened:
-    """`opened`, with files of this machine in the place of those elsewhere."""
+    """`opened`, with files of this machine in the place of those elsewhere.
+
+    Raises:
+        Mismatch: the header that was read from elsewhere is not the file's.
+    """
 
     def layer(entry: Layer) -> Layer:
         return replace(entry, grafts=tuple(map(graft, entry.grafts)))
@@ -125,4 +133,12 @@ def _with_files(seen: Checkpoint, here: Mapping[str, FileSeen]) -> Checkpoint:
 
 def _moved(shard: Shard, here: Mapping[str, FileSeen]) -> Shard:
     file = here.get(shard.file.location)
-    return Shard(replace(file, name=shard.file.name), shard.header) if file is not None else shard
+    if file is None:
+        return shard
+    # The file's sha256 was compared; its header came by a range that nothing vouches for, perhaps in an earlier command.
+    found = digest_header(file)
+    if found != shard.header.digest:
+        problem = f"expected the header that was read before, of sha256 {shard.header.digest}, found {found} in the file"
+        hint = f"rm -r {os.path.join(cache_folder(), 'headers')}, then run the command again"
+        raise Mismatch(problem, subject=shard.file.location, hint=hint)
+    return Shard(replace(file, name=shard.file.name), shard.header)

@@ -21,7 +21,7 @@ from overlay.formats.names import SHARD_SUFFIX
 from overlay.formats.references import HubReference, PathReference, StoreReference, parse_reference
 from overlay.storage.checkpoints import read_checkpoint
 from overlay.storage.finding import Wanted, find_by_content
-from overlay.storage.hub_cache import snapshot_folder
+from overlay.storage.hub_cache import is_in_cache, snapshot_folder
 from overlay.storage.links import roots_for
 from overlay.storage.local import LocalFolder, file_at
 from overlay.storage.seen import SharedHeaders
@@ -78,6 +78,7 @@ def locate(reference: str, folder: str, places: Places, commit: str | None = Non
 
     Raises:
         UsageError: no reference at all.
+        InvalidInput: a manifest that came from elsewhere names a place of this machine.
         EnvironmentFault: the Hub cannot be asked, and the local cache does not hold it.
     """
     try:
@@ -90,8 +91,9 @@ def locate(reference: str, folder: str, places: Places, commit: str | None = Non
             raise UsageError(problem, subject=reference, hint=f"hf://{parsed.repo}@REVISION names a revision")
         return locate_repository(parsed, places, commit)
     if isinstance(parsed, StoreReference):
+        require_elsewhere(parsed, folder)
         return parsed.address
-    if is_address(folder):
+    if is_foreign(folder):
         return _beside(reference, parsed.path, folder)
     return os.path.realpath(os.path.join(folder, os.path.expanduser(parsed.path)))
 
@@ -140,16 +142,38 @@ def place_of_document(reference: str, places: Places) -> str:
     return parsed.address if isinstance(parsed, StoreReference) else reference
 
 
+def is_foreign(folder: str) -> bool:
+    """Whether a manifest in `folder` came from elsewhere: from an address, or with a snapshot of the Hub's cache.
+
+    "." stands for what the user types, wherever that is.
+    """
+    return is_address(folder) or (folder != "." and is_in_cache(folder))
+
+
+def require_elsewhere(reference: StoreReference, folder: str) -> None:
+    """Refuse a server of this machine that a manifest from elsewhere names; without TLS there is no other.
+
+    Raises:
+        InvalidInput: it names one.
+    """
+    if reference.address.startswith("http://") and is_foreign(folder):
+        raise _not_for_everybody(str(reference), folder)
+
+
 def _beside(reference: str, path: str, folder: str) -> str:
-    """A path that a manifest in a repository elsewhere names: the repository itself, and nothing else of this machine.
+    """A path that a manifest from elsewhere names: its repository itself, and nothing else of this machine.
 
     Raises:
         InvalidInput: it leads out of the repository.
     """
     if os.path.normpath(path) == ".":
         return folder
-    raise InvalidInput(
-        "expected a reference that means the same for everybody, found a path",
+    raise _not_for_everybody(reference, folder)
+
+
+def _not_for_everybody(reference: str, folder: str) -> InvalidInput:
+    return InvalidInput(
+        "expected a reference that means the same for everybody, found a place of one machine",
         subject=f"{folder}: {reference}",
         hint="name where it is on this machine: --base or --donor",
     )

@@ -24,11 +24,13 @@ from overlay.running.locating import (
     Places,
     file_of,
     folder_of,
+    is_foreign,
     locate,
     locate_locked,
     locate_repository,
     open_sound,
     portable,
+    require_elsewhere,
     title_of,
 )
 from overlay.storage.files import read_document
@@ -204,7 +206,7 @@ def _digests(groups: Sequence[Sequence[Layer]]) -> list[list[str]]:
 
 def _parent_manifest(manifest: Manifest, folder: str) -> str | None:
     """The manifest that stands in for a base, when the base's reference is a YAML file."""
-    if manifest.base is None or is_address(folder) or not isinstance(parse_reference(manifest.base), PathReference):
+    if manifest.base is None or is_foreign(folder) or not isinstance(parse_reference(manifest.base), PathReference):
         return None
     path = os.path.join(folder, os.path.expanduser(manifest.base))
     return path if path.endswith((".yaml", ".yml")) and os.path.isfile(path) else None
@@ -312,6 +314,7 @@ def _taken(name: str, reference: str, folder: str, places: Places) -> Sidecar:
     if isinstance(parsed, HubReference):
         file = file_of(locate_repository(parsed, places), parsed.file, name, places)
     elif isinstance(parsed, StoreReference):
+        require_elsewhere(parsed, folder)
         folder, _, path = parsed.address.rpartition("/")
         file = file_of(folder, path, name, places)
     else:

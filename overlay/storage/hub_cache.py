@@ -38,6 +38,11 @@ def snapshot_folder(repo: str, commit: str) -> str:
     return os.path.join(repository_folder(repo), "snapshots", commit)
 
 
+def is_in_cache(folder: str) -> bool:
+    """Whether `folder` is a repository's snapshot in the cache, or in one: what lies there was written by strangers."""
+    return os.path.realpath(folder).startswith(os.path.join(os.path.realpath(cache_root()), "models--"))
+
+
 def find_blob(repo: str, digest: str, size: int) -> str | None:
     """A file of these bytes that the cache holds for another commit of `repo`, or for another repository.
 

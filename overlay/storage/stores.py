@@ -14,7 +14,7 @@ from typing import Final
 from overlay.core.checkpoint import ELSEWHERE, FileSeen, Fingerprint
 from overlay.core.findings import Finding, about
 from overlay.core.progress import Advance
-from overlay.errors import InvalidInput
+from overlay.errors import InvalidInput, UsageError
 from overlay.formats.digest import sha256_of
 from overlay.formats.header import LENGTH_BYTES, MAX_HEADER_BYTES
 from overlay.formats.index import Index
@@ -44,11 +44,14 @@ def open_remote(address: str) -> Remote:
 
     Raises:
         EnvironmentFault: it cannot be reached.
-        InvalidInput: its listing names files outside of it.
+        InvalidInput: its listing names files outside of it, or the address is a folder of a repository.
     """
     key = _key(address)
     if key not in _opened:
         match = _HUB.fullmatch(address)
+        if match is None and address.startswith("hf://"):
+            hint = "name the repository, or a file at its top; of anything else fetch a copy first: hf download"
+            raise InvalidInput("expected a repository of the Hub as a whole, found a folder in it", subject=address, hint=hint)
         if match:
             from overlay.storage.hub.opening import open_repository  # the Hub's client takes 0.2 s to import
 
@@ -124,11 +127,15 @@ def path_here(path: str) -> str:
     """The path of a document on this machine: `path` itself, or, of an address, the file that was fetched.
 
     Raises:
+        UsageError: it is a reference to the Hub that names no commit: the command works on files of this machine alone.
         InvalidInput: the repository has no such file.
         EnvironmentFault, Mismatch: as `storage.remote.Remote.download`.
     """
     if not is_address(path):
         return path
+    if path.startswith("hf://") and _HUB.match(path) is None:
+        hint = "fetch a copy first: hf download org/name --local-dir DIR; apply, plan and verify take the reference as it is"
+        raise UsageError("expected a file on this machine, found a reference to the Hub", subject=path, hint=hint)
     folder, _, name = path.rpartition("/")
     if name not in open_remote(folder).listing.files:
         hint = f"overlay inspect {folder} lists its files"

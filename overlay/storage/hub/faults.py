@@ -6,6 +6,7 @@ cleaned before it is repeated.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that may pass by themselves: those that huggingface_hub's `http_backoff` retries too."""
 
 _MAX_TEXT: Final = 300
+_LEAST_TOKEN: Final = 8
+"""Characters; what is shorter is no secret, and may be part of any word."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _SECRET: Final = re.compile(r"(?i:bearer)\s+[^\s'\"]+|\b(?:hf|api_org)_[A-Za-z0-9]{6,}")
 _QUERY: Final = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
@@ -42,8 +45,16 @@ class Place:
 
 def clean(text: str) -> str:
     """`text` on one line, at most 300 characters, without secrets and control characters."""
+    for token in _tokens():
+        text = text.replace(token, "[token]")
     text = _QUERY.sub(r"\1?…", _SECRET.sub("[token]", _UNPRINTABLE.sub(" ", text))).strip()
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+
+
+def _tokens() -> list[str]:
+    """The tokens of the environment, whose form other Hubs than the public one are free to choose."""
+    found = (os.environ.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
+    return [token for token in found if len(token) >= _LEAST_TOKEN]
 
 
 def fault_of_status(status: int, headers: Mapping[str, str], place: Place, host: str = "") -> OverlayError:

@@ -159,6 +159,7 @@ def _api() -> HfApi:
     """The client, with what the environment says now; the token is the environment's or the login's."""
     from huggingface_hub import HfApi
 
+    hub_headers()  # a token that cannot be sent is found here, where it has a name
     return HfApi(endpoint=endpoint(), library_name="checkpoint-overlay")
 
 

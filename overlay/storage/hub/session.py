@@ -10,6 +10,7 @@ import functools
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,6 +40,8 @@ def hub_session() -> httpx.Client:
             }
         for handler in logging.getLogger("huggingface_hub").handlers:
             handler.addFilter(_is_not_ours)  # the same filter is not added twice
+        # Of a disk that is full our error says the same, in one line.
+        warnings.filterwarnings("ignore", message="Not enough free disk space", category=UserWarning)
     return client
 
 
