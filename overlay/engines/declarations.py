@@ -144,12 +144,16 @@ def _listed(value: dict[str, Any], keys: tuple[str, ...]) -> set[str]:
 
 
 def _side_effects(subject: Subject, seen: Seen, matcher: Matcher) -> Iterator[Remark]:
+    longer: dict[str, list[int]] = {}
+    for number in seen.layers:
+        for end in range(1, len(str(number))):
+            longer.setdefault(str(number)[:end], []).append(number)
     said = 0
-    for entry in matcher.rules.ignore if matcher.rules is not None else ():
+    for entry in dict.fromkeys(matcher.rules.ignore) if matcher.rules is not None else ():
         match = _NUMBERED.fullmatch(entry)
         if match is None:
             continue
-        others = [number for number in seen.layers if str(number).startswith(match[2]) and str(number) != match[2]]
+        others = longer.get(match[2])
         if others and (said := said + 1) <= _MOST:
             found = f"{len(others)} others: {min(others)} …"
             message = f"expected layer {match[2]} alone, found that {entry} also describes {found}"

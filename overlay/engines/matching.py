@@ -47,8 +47,12 @@ _MOST_WORK: Final = 300_000
 few thousand.  A list with which it is not enough is not understood."""
 _PER_PART: Final = 500
 """Plain entries that cost as much as one part of an expression."""
+_PER_PATTERN: Final = 20
+"""Parts of patterns, which have no loops in loops, that do."""
 _PER_GROUP: Final = 40
 """Groups that do."""
+_LEAST_MODULES: Final = 100
+"""Modules that the least checkpoint asks about; a list that is too much for them is not even compiled."""
 
 
 class Matcher:
@@ -69,7 +73,8 @@ class Matcher:
                 self.problem = problems.lines[0]
         self._known: dict[str, Decision] = {}
         self._cost, self._left = _cost_of(self.rules), _MOST_WORK
-        self._entries = tuple(entry for entry in self.rules.ignore if entry) if self.rules else ()
+        self._spend(_LEAST_MODULES)
+        self._entries = tuple(entry for entry in self.rules.ignore if entry) if self.rules and not self.problem else ()
         wild = [entry for entry in self._entries if _has_wildcard(entry)]
         plain = [entry for entry in self._entries if entry not in wild]
         self._wild = re.compile("|".join(map(translate, wild))) if wild else None
@@ -138,8 +143,8 @@ class Matcher:
             found = next((group.scheme for group in self.rules.groups if LINEAR in group.targets), None)
         return Decision(found)
 
-    def _spend(self) -> None:
-        self._left -= self._cost
+    def _spend(self, modules: int = 1) -> None:
+        self._left -= self._cost * modules
         if self._left < 0:
             self.problem = f"more expressions or groups than lint evaluates ({self._cost} steps a module)"
 
@@ -170,6 +175,8 @@ def _cost_of(rules: QuantizationConfig | None) -> int:
     entries = [*rules.ignore, *(target for group in rules.groups for target in group.targets)]
     expressions = [entry for entry in entries if entry.startswith("re:") or _has_wildcard(entry)]
     parts = sum(1 + len(_REPEATED.findall(entry)) for entry in expressions)
+    if rules.method != "compressed-tensors":
+        parts //= _PER_PATTERN
     return 1 + parts + len(entries) // _PER_PART + len(rules.groups) // _PER_GROUP
 
 

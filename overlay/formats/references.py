@@ -76,6 +76,11 @@ class StoreReference:
 Reference = PathReference | HubReference | StoreReference
 
 
+def _without_secrets(text: str) -> str:
+    """An address as it may be shown: a query is a key where an address is signed, and before ``@`` stands a password."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text).partition("?")[0] if "://" in text else text
+
+
 def parse_reference(text: str) -> Reference:
     """Parse a reference.
 
@@ -96,5 +101,5 @@ def parse_reference(text: str) -> Reference:
     if _STORE.fullmatch(text) and not _CONTROL.search(text):
         return StoreReference(text.rstrip("/"))
     if not text or "\0" in text or _SCHEME.match(text):
-        raise ValueError(f"expected a path or hf://org/name[@revision], found {text!r}")
+        raise ValueError(f"expected a path or hf://org/name[@revision], found {_without_secrets(text)!r}")
     return PathReference(text)

@@ -138,7 +138,7 @@ def _moved(shard: Shard, here: Mapping[str, FileSeen]) -> Shard:
     # The file's sha256 was compared; its header came by a range that nothing vouches for, perhaps in an earlier command.
     found = digest_header(file)
     if found != shard.header.digest:
-        problem = f"expected the header that was read before, of sha256 {shard.header.digest}, found {found} in the file"
+        problem = f"expected the header that was read before (sha256 {shard.header.digest}), found {found} in the file"
         hint = f"rm -r {os.path.join(cache_folder(), 'headers')}, then run the command again"
         raise Mismatch(problem, subject=shard.file.location, hint=hint)
     return Shard(replace(file, name=shard.file.name), shard.header)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from overlay.core.checking import check, require_sound
 from overlay.core.checkpoint import Checkpoint, FileSeen
@@ -27,6 +28,10 @@ from overlay.storage.local import LocalFolder, file_at
 from overlay.storage.seen import SharedHeaders
 from overlay.storage.stores import RemoteFolder, is_address, open_remote
 from overlay.storage.targets import look_at_target
+
+
+_DOCUMENTS: Final = (".yaml", ".yml", ".lock.json", ".index.json", SHARD_SUFFIX)
+"""Files of a repository that a command may be asked to look at."""
 
 
 class Moment:
@@ -87,8 +92,7 @@ def locate(reference: str, folder: str, places: Places, commit: str | None = Non
         raise UsageError(str(error), subject=reference, hint="name a folder, or hf://org/name[@revision]") from None
     if isinstance(parsed, HubReference):
         if parsed.file:
-            problem = f"expected a repository, found the file {parsed.file} in one"
-            raise UsageError(problem, subject=reference, hint=f"hf://{parsed.repo}@REVISION names a revision")
+            raise _no_repository(parsed, reference)
         return locate_repository(parsed, places, commit)
     if isinstance(parsed, StoreReference):
         require_elsewhere(parsed, folder)
@@ -121,6 +125,11 @@ def locate_repository(reference: HubReference, places: Places, commit: str | Non
     return os.path.realpath(snapshot) if whole else address
 
 
+def _no_repository(parsed: HubReference, reference: str) -> UsageError:
+    problem = f"expected a repository, found the file {parsed.file} in one"
+    return UsageError(problem, subject=reference, hint=f"hf://{parsed.repo}@REVISION names a revision")
+
+
 def folder_of(path: str) -> str:
     """The folder of the file at a path or address, absolute."""
     return path.rpartition("/")[0] if is_address(path) else os.path.dirname(os.path.abspath(path))
@@ -131,12 +140,15 @@ def place_of_document(reference: str, places: Places) -> str:
 
     Raises:
         EnvironmentFault: as `locate_repository`.
+        UsageError: a file that no command looks at.
     """
     try:
         parsed = parse_reference(reference)
     except ValueError:
         return reference  # who opens it says what is wrong
     if isinstance(parsed, HubReference):
+        if parsed.file and not parsed.file.endswith(_DOCUMENTS):
+            raise _no_repository(parsed, reference)
         folder = locate_repository(parsed, places)
         return os.path.join(folder, parsed.file) if parsed.file else folder
     return parsed.address if isinstance(parsed, StoreReference) else reference
@@ -209,7 +221,7 @@ def locate_locked(reference: str, folder: str, places: Places, locked: LockedSou
     try:
         place = locate(reference, folder, places, locked.commit)
         missing = [name for name in locked.files if not is_address(place) and not _is_in(place, name)]
-        if missing and isinstance(parse_reference(reference), HubReference):  # a snapshot of which only a part was fetched
+        if missing and isinstance(parse_reference(reference), HubReference):  # a snapshot that was fetched in part
             problem = f"expected the locked commit in {place}, found it without {missing[0]}"
             raise EnvironmentFault(problem, subject=reference, hint=f"hf download {reference.removeprefix('hf://')}")
         return place

@@ -89,7 +89,8 @@ def _key(address: str, file: RemoteFile) -> tuple[str, ...]:
     name = file.sha256
     if not SHA256_HEX.fullmatch(name):
         name = sha256_of(f"{address}/{file.path}\0{file.oid}\0{file.size}".encode("utf-8", "surrogateescape"))
-    elif endpoint := os.environ.get("HF_ENDPOINT", ""):  # another Hub may state the sha256 of a file that it does not have
+    elif endpoint := os.environ.get("HF_ENDPOINT", ""):
+        # Another Hub may state the sha256 of a file that it does not have.
         name = sha256_of(f"{endpoint}\0{name}".encode("utf-8", "surrogateescape"))
     return "headers", name[:2], name
 

@@ -51,7 +51,8 @@ def open_remote(address: str) -> Remote:
         match = _HUB.fullmatch(address)
         if match is None and address.startswith("hf://"):
             hint = "name the repository, or a file at its top; of anything else fetch a copy first: hf download"
-            raise InvalidInput("expected a repository of the Hub as a whole, found a folder in it", subject=address, hint=hint)
+            problem = "expected a repository of the Hub as a whole, found a folder in it"
+            raise InvalidInput(problem, subject=address, hint=hint)
         if match:
             from overlay.storage.hub.opening import open_repository  # the Hub's client takes 0.2 s to import
 

@@ -77,9 +77,9 @@ def test_a_reference_is_a_path_or_a_repository(text: str, expected: Reference) -
             "hf://org/name@a%00",
             "hf://org/name@.",
         ),
-        *("HF://org/name", "s3://bucket/x", "file:///x", "gguf+x://y", "http://example.com/org/name"),
+        *("HF://org/name", "ftp://bucket/x", "file:///x", "gguf+x://y", "http://example.com/org/name"),
         *("https://huggingface.co", "https://huggingface.co/org", "https://huggingface.co/datasets/org/name"),
-        *("https://huggingface.co/org/name/discussions/1", "https://huggingface.co.evil.com/org/name"),
+        *("https://huggingface.co/org/name/discussions/1", "http://huggingface.co.evil.com/org/name"),
         *("https://huggingface.co/org/name/blob/main/../x", "https://huggingface.co/org/name/blob/main/%2e%2e/x"),
         *("https://huggingface.co/org/name/blob/main/a%00", "https://huggingface.co/org/name/tree/%2e%2e"),
         *("https://huggingface.co/datasets/org", "https://huggingface.co/org/name/blob/main/a%0Ab"),
@@ -148,3 +148,12 @@ def test_arbitrary_text_gives_a_reference_or_a_value_error(text: str) -> None:
         actual = str(error)[:9]
 
     assert actual in (text, "expected ")
+
+
+@pytest.mark.parametrize(
+    "text", ["https://user:pass@host/x", "https://host/x?sig=pass", "s3://key:pass@bucket/x?y", "ftp://u:pass@h/x"]
+)
+def test_a_key_in_an_address_is_not_shown(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a path") as refusal:
+        parse_reference(text)
+    assert "pass" not in str(refusal.value)

@@ -113,6 +113,17 @@ def test_a_token_that_cannot_be_sent_is_not_shown(
     assert "HF_TOKEN: expected a token of plain characters, found others" == caught.value.line == other.value.line
 
 
+def test_a_token_of_any_form_that_the_hub_repeats_is_not_shown(
+    hub: LoopbackHub, repository: HubRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of-another-form-4711")
+
+    error = refused(hub, repository, when(RESOLVE, wrong.refused(403, "of-another-form-4711 may not do that")))
+
+    assert "status 403 ([token] may not do that)" in error.problem
+    assert "4711" not in str(error)
+
+
 def test_nothing_is_logged_and_nothing_printed(
     hub: LoopbackHub, repository: HubRepository, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

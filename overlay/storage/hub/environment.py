@@ -70,11 +70,14 @@ def require_online(subject: str) -> None:
 
 
 def offline_fault(subject: str) -> EnvironmentFault:
-    """What to say when something is not on this machine, and nobody may be asked."""
+    """What to say when something of the Hub, whose address is `subject`, is not on this machine, and nobody may be asked."""
+    repo, _, revision = subject.removeprefix("hf://").partition("@")
+    revision = revision.partition("/")[0]
+    command = f"hf download {'/'.join(repo.split('/')[:2])}{f' --revision {revision}' if revision else ''}"
     return EnvironmentFault(
         "expected it on this machine, since HF_HUB_OFFLINE is set; found nothing there",
         subject=subject,
-        hint="unset HF_HUB_OFFLINE, or fetch the repository while online: hf download org/name",
+        hint=f"{command}, once HF_HUB_OFFLINE is unset, or name a local copy with --base or --donor",
     )
 
 
