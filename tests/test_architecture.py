@@ -102,8 +102,11 @@ def test_no_file_is_longer_than_can_be_read_at_once() -> None:
         ("-c", "import overlay; overlay.OverlayError"),
         ("-m", "overlay", "--help"),
         ("-m", "overlay", "--version"),
+        ("-m", "overlay", "diff", "--help"),
+        ("-m", "overlay", "verify", "--help"),
+        ("-m", "overlay", "lint", "--help"),
     ],
-    ids=["import", "errors", "help", "version"],
+    ids=["import", "errors", "help", "version", "diff", "verify", "lint"],
 )
 def test_starting_costs_no_heavy_library(arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-X", "importtime", *arguments]

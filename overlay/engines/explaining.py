@@ -14,7 +14,7 @@ from typing import Any, Final
 from overlay.engines.comparing import wanted_tensors
 from overlay.engines.families import Family
 from overlay.engines.inventory import EXPERTS, Needs, needs_of
-from overlay.engines.judging import MOST_LAYERS
+from overlay.engines.judging import MOST_LAYERS, NOTHING_DECLARED
 from overlay.engines.layers import LayerSeen, Seen
 from overlay.engines.matching import Matcher
 from overlay.engines.outcomes import Stage
@@ -105,7 +105,7 @@ def explain_load(prediction: Prediction, facts: Facts) -> Load:
 
 def _matcher(engine: Engine, stage: Stage, facts: Facts) -> Matcher:
     thrown_away = engine.name == "sglang" and stage == "draft" and facts.matcher.is_fp4
-    return Matcher(None) if thrown_away or engine.name == "transformers" else facts.matcher
+    return NOTHING_DECLARED if thrown_away or engine.name == "transformers" else facts.matcher_of(engine)
 
 
 @dataclass(frozen=True, slots=True)

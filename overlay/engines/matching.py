@@ -28,7 +28,8 @@ FUSED: Final[dict[str, tuple[str, ...]]] = {
 }
 """The parameter that an engine builds, to the modules that are stacked in it."""
 
-_PART_OF: Final = {part: fused for fused, parts in FUSED.items() for part in parts}
+PART_OF: Final = {part: fused for fused, parts in FUSED.items() for part in parts}
+"""The reverse."""
 
 
 class Decision(NamedTuple):
@@ -119,7 +120,7 @@ class Matcher:
 
     def _decide(self, module: str) -> Decision:
         head, _, last = module.rpartition(".")
-        fused = _PART_OF.get(last)
+        fused = PART_OF.get(last)
         if fused is None:
             return UNQUANTISED if self.method == "modelopt" and self._excluded(module) else self._scheme(module)
         parts = tuple(f"{head}.{part}" for part in FUSED[fused])

@@ -57,8 +57,8 @@ def _as_built(engine: Engine, target: Facts, draft: Facts) -> tuple[Subject, Mat
         config = {**draft.subject.scope, **numbers}
         if draft.subject.number("num_nextn_predict_layers") is not None and _LAYERS[1] not in numbers:
             config.pop(_LAYERS[1], None)
-        return replace(draft.subject, config=config), target.matcher
-    return draft.subject, draft.matcher if draft.matcher.quantises else target.matcher
+        return replace(draft.subject, config=config), target.matcher_of(engine)
+    return draft.subject, (draft if draft.matcher.quantises else target).matcher_of(engine)
 
 
 def _compare(engine: Engine, target: Subject, draft: Subject) -> Iterator[Remark]:

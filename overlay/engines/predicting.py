@@ -19,6 +19,7 @@ from overlay.engines.layers import Seen, see
 from overlay.engines.limits import limits_of
 from overlay.engines.matching import Matcher
 from overlay.engines.remarks import Remark, Scope, remark
+from overlay.engines.sglang_matching import SglangMatcher
 from overlay.engines.subject import Subject
 from overlay.engines.values import check_values
 from overlay.engines.versions import Engine
@@ -59,7 +60,16 @@ class Facts:
         self.subject = subject
         self.family = family_of(subject.model_type)
         self.matcher = Matcher(subject.quantization[0])
+        self._sglang: SglangMatcher | None = None
         self._seen: dict[tuple[str, ...], Seen] = {}
+
+    def matcher_of(self, engine: Engine) -> Matcher:
+        """The declaration as `engine` asks it: SGLang takes ModelOpt's list in its own way."""
+        if engine.name != "sglang" or self.matcher.method != "modelopt":
+            return self.matcher
+        if self._sglang is None:
+            self._sglang = SglangMatcher(self.subject.quantization[0])
+        return self._sglang
 
     def seen(self, files: tuple[str, ...]) -> Seen:
         """The tensors of `files`; orders that no copy of a tensor depends on share theirs."""
@@ -79,9 +89,10 @@ class Facts:
 
 def predict(engine: Engine, facts: Facts) -> Prediction:
     """What `engine` will do with the checkpoint that `facts` are about."""
-    understood = facts.matcher.understood
+    matcher = facts.matcher_of(engine)
+    understood = matcher.understood
     prediction = _predict(engine, facts)
-    if understood and not facts.matcher.understood:  # given up on the way: what was compared before does not count
+    if understood and not matcher.understood:  # given up on the way: what was compared before does not count
         prediction = _predict(engine, facts)
     return prediction
 
@@ -93,7 +104,7 @@ def _predict(engine: Engine, facts: Facts) -> Prediction:
     said: list[Remark] = [*opening.remarks, *declarations.check_names(engine, subject)]
     said += declarations.check_map(engine, subject, seen, opening.files, opening.order)
     said += declarations.check_headers(engine, subject, opening.files)
-    said += declarations.check_declarations(engine, subject, seen, facts.matcher)
+    said += declarations.check_declarations(engine, subject, seen, facts.matcher_of(engine))
     standalone = is_standalone(subject, seen, family)
     if subject.config is None:
         said.append(remark("CFG001", CONFIG_NAME, "expected a JSON object, found none or a broken one", "refuses"))
@@ -105,7 +116,7 @@ def _predict(engine: Engine, facts: Facts) -> Prediction:
     elif engine.name in _SIMULATED:
         said += _simulated(engine, facts, family, seen, standalone=standalone)
     else:
-        said += judge_draft(engine, subject, family, seen, facts.matcher)
+        said += judge_draft(engine, subject, family, seen, facts.matcher_of(engine))
     if standalone:
         said.append(remark("ENG024", subject.label, "expected a trunk, found a draft alone", "none"))
     if not engine.exact:
@@ -129,10 +140,11 @@ def _simulated(engine: Engine, facts: Facts, family: Family, seen: Seen, *, stan
         found = "none" if trunk is None else trunk
         message = f"expected 1 to {MOST_LAYERS} layers, found {found}; nothing is said about their tensors"
         yield remark("ENG020", CONFIG_NAME, message, "none", key="num_hidden_layers")
-    matcher = facts.matcher if engine.name != "transformers" else NOTHING_DECLARED
-    limits = limits_of(engine, subject, family, seen, facts.matcher)
+    declared = facts.matcher_of(engine)
+    matcher = declared if engine.name != "transformers" else NOTHING_DECLARED
+    limits = limits_of(engine, subject, family, seen, declared)
     yield from limits.remarks
-    yield from declarations.check_sizes(engine, subject, family, facts.matcher)
+    yield from declarations.check_sizes(engine, subject, family, declared)
     yield from check_values(engine, subject, seen)
     if not standalone:
         yield from declarations.check_layers(engine, subject, seen)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overlay.core.checking import check, require_sound
 from overlay.core.checkpoint import Checkpoint, FileSeen
 from overlay.core.findings import Finding, errors
 from overlay.core.target import linked_files
 from overlay.errors import EnvironmentFault, InvalidInput, UsageError
-from overlay.formats.lock import LockedSource
 from overlay.formats.names import SHARD_SUFFIX
 from overlay.formats.references import HubReference, PathReference, StoreReference, parse_reference
 from overlay.storage.checkpoints import read_checkpoint
@@ -29,6 +28,9 @@ from overlay.storage.seen import SharedHeaders
 from overlay.storage.stores import RemoteFolder, is_address, open_remote
 from overlay.storage.targets import look_at_target
 
+
+if TYPE_CHECKING:  # models of documents take 0.1 s to import
+    from overlay.formats.lock import LockedSource
 
 _DOCUMENTS: Final = (".yaml", ".yml", ".lock.json", ".index.json", SHARD_SUFFIX)
 """Files of a repository that a command may be asked to look at."""
