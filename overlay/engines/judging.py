@@ -13,7 +13,7 @@ from overlay.engines.families import Family
 from overlay.engines.inventory import EXPERTS, Needs, Slot, needs_of
 from overlay.engines.layers import LayerSeen, Seen
 from overlay.engines.matching import Decision, Matcher
-from overlay.engines.outcomes import Setting, Stage, outcome
+from overlay.engines.outcomes import Setting, Stage, fuses_shared_expert, outcome
 from overlay.engines.remarks import Effect, Remark, remark
 from overlay.engines.simulating import Gap, gaps_of
 from overlay.engines.subject import Subject
@@ -44,19 +44,29 @@ def judge_layer(
     seen: LayerSeen, needs: Needs, plan: Plan, setting: Setting, copies: tuple[str, ...] = ()
 ) -> Iterator[Found]:
     """Every gap of a layer with what the engine does about it."""
-    decide, experts = _deciding(plan, needs)
+    decide, experts = _deciding(plan, needs, setting)
     fp8_key = setting.engine.has("dequantises an FP8 indexer")
     for gap in gaps_of(seen, needs, decide, experts, copies, fp8_key=fp8_key):
         yield gap, *outcome(gap, setting)
 
 
-def _deciding(plan: Plan, needs: Needs) -> tuple[Callable[[str], Decision] | None, Decision | None]:
+def _deciding(plan: Plan, needs: Needs, setting: Setting) -> tuple[Callable[[str], Decision] | None, Decision | None]:
     if not plan.matcher.understood:
         return None, None
     experts = (
         plan.matcher.decide_experts(f"{plan.prefix}{EXPERTS}", tuple(needs.projections)) if needs.experts else None
     )
-    return lambda path: plan.matcher.decide(f"{plan.prefix}{path}"), experts
+    shared = experts if fuses_shared_expert(setting) else None
+
+    def decide(path: str) -> Decision:
+        if shared is not None and path.startswith(_SHARED):
+            return shared
+        return plan.matcher.decide(f"{plan.prefix}{path}")
+
+    return decide, experts
+
+
+_SHARED: Final = "mlp.shared_experts."
 
 
 def setting_for(engine: Engine, family: Family, stage: Stage, subject: Subject, matcher: Matcher) -> Setting:

@@ -36,7 +36,7 @@ _WORST: Final[dict[Effect, int]] = {"none": 0, "wrong": 1, "absent": 1, "refuses
 _LAYER: Final = re.compile(r"layers\.(\d{1,6})\.")
 _STACKED: Final = ("gate_proj", "up_proj")
 _FUSED_EXPERTS: Final = (256, 384)
-"""Numbers of routed experts with which SGLang makes one shared expert an expert more (`deepseek_v2.py:3325-3394`)."""
+"""Numbers of routed experts with which SGLang makes one shared expert of DeepSeek's families an expert more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,17 @@ def _is_past_trunk(gap: Gap, setting: Setting) -> bool:
 
 
 def _is_fused(gap: Gap, setting: Setting) -> bool:
-    """Whether the shared expert is one of the routed ones."""
-    return "shared_experts" in gap.path and setting.shared_experts == 1 and setting.experts in _FUSED_EXPERTS
+    """Whether the gap is in a shared expert that is one of the routed ones."""
+    return "shared_experts" in gap.path and fuses_shared_expert(setting)
+
+
+def fuses_shared_expert(setting: Setting) -> bool:
+    """Whether the engine makes the shared expert one of the routed ones, which are declared by one name.
+
+    Source: SGLang 0.5.23 `deepseek_v2.py:3325-3394`, `glm4_moe.py:1012-1030`.
+    """
+    counts = setting.experts in _FUSED_EXPERTS or setting.family.sglang_loader == "glm4"
+    return setting.engine.name == "sglang" and setting.shared_experts == 1 and counts
 
 
 def _transformers(gap: Gap, trouble: Trouble, setting: Setting) -> tuple[Effect, str]:
