@@ -1,8 +1,9 @@
 """Fixing: the manifest whose target an engine loads, for what a manifest can mend.
 
-Entries for the lists of unquantised modules, under the name that each engine has for the draft; a number of draft layers
-that is not declared; backups of ``hf_quant_config.json``.  What the index does not name is left out by `apply` itself.
-Whoever writes the manifest looks at it again, which says what no manifest can mend.
+Entries for the lists of unquantised modules, under the name that each engine has for the draft; an entry that describes
+more layers than it means; a number of draft layers that is not declared; backups of ``hf_quant_config.json``; tensors and
+names of shards that stand in the way (`clearing`).  What the index does not name is left out by `apply` itself.  Whoever
+writes the manifest looks at it again, which says what no manifest can mend.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from overlay.engines.clearing import OWN, plan_drops, plan_renames
 from overlay.engines.predicting import Facts, Prediction
 from overlay.engines.remarks import Remark
 from overlay.engines.subject import Subject
@@ -23,7 +25,9 @@ _SCHEME: Final = frozenset({"QNT002", "QNT004", "QNT016"})
 _KEYS: Final = {"compressed-tensors": "ignore", "modelopt": "ignore", "fp8": "modules_to_not_convert"}
 
 
-def plan_fix(name: str, base: str, predictions: Sequence[Prediction], facts: Mapping[str, Facts]) -> dict[str, Any]:
+def plan_fix(
+    name: str, base: str, predictions: Sequence[Prediction], facts: Mapping[str, Facts], *, asked: bool
+) -> dict[str, Any]:
     """The manifest over the checkpoint `base` with what a manifest can mend; without changes it still leaves strays out.
 
     Args:
@@ -31,13 +35,16 @@ def plan_fix(name: str, base: str, predictions: Sequence[Prediction], facts: Map
         base: the reference of the checkpoint.
         predictions: what each engine does with it.
         facts: engine to what it was told.
+        asked: whether the user named the engines; shards are copied under other names for those alone.
     """
     engines: dict[str, Any] = {}
     for prediction in predictions:
         told = facts[prediction.engine.name]
         bad = [said for said in prediction.remarks if said.effect in ("refuses", "wrong")]
-        if entries := list(_entries(prediction.engine.name, told, bad)):
-            engines[prediction.engine.name] = {"files": _files(told.subject, entries)}
+        entries = list(_entries(prediction.engine.name, told, bad))
+        narrowed = _narrowed(prediction, bad)
+        if patches := _files(told.subject, entries, narrowed):
+            engines[prediction.engine.name] = {"files": patches}
     files: dict[str, Any] = {}
     if declared := _declared(predictions, facts):
         files[CONFIG_NAME] = {"patch": declared}
@@ -45,8 +52,28 @@ def plan_fix(name: str, base: str, predictions: Sequence[Prediction], facts: Map
     for backup in subject.names:
         if backup.endswith(QUANT_CONFIG_NAME) and backup != QUANT_CONFIG_NAME:
             files[backup] = {"remove": True}
+    drops = plan_drops(predictions, facts)
+    grafts = plan_renames(subject, _passed_over(predictions, subject, asked=asked), drops)
     manifest: dict[str, Any] = {"overlay": 1, "name": name, "base": base}
-    return {**manifest, **({"files": files} if files else {}), **({"engines": engines} if engines else {})}
+    parts = {"grafts": grafts, "drop": drops, "files": files, "engines": engines}
+    if grafts:
+        manifest["donors"] = {OWN: base}
+    return {**manifest, **{key: value for key, value in parts.items() if value}}
+
+
+def _passed_over(predictions: Sequence[Prediction], subject: Subject, *, asked: bool) -> list[str]:
+    """Listed shards that a converter passes over by their names."""
+    wanted = [one for one in predictions if asked and one.engine.name in ("llama.cpp", "mlx")]
+    names = {said.finding.file for one in wanted for said in one.remarks if said.finding.code == "IDX017"}
+    return sorted(names & subject.headers.keys())
+
+
+def _narrowed(prediction: Prediction, bad: Sequence[Remark]) -> list[str]:
+    """Entries that leave more layers unquantised than they mean, where the engine stumbles over such a layer."""
+    if not any(said.finding.code == "QNT002" and said.scope == "target" for said in bad):
+        return []
+    found = [said.finding for said in prediction.remarks if said.finding.code == "QNT015"]
+    return [finding.subject.removeprefix(f"{finding.file}: ") for finding in found]
 
 
 def _entries(engine: str, facts: Facts, bad: Sequence[Remark]) -> Iterator[str]:
@@ -84,25 +111,32 @@ def _is_dense(facts: Facts) -> bool:
     return not any(part.suffix.startswith("weight_") for form in forms for part in form)
 
 
-def _files(subject: Subject, entries: Sequence[str]) -> dict[str, Any]:
+def _files(subject: Subject, entries: Sequence[str], narrowed: Sequence[str]) -> dict[str, Any]:
     """The patches of both lists; they are kept equal."""
+    if not entries and not narrowed:
+        return {}
     files: dict[str, Any] = {}
     declared = (subject.config or {}).get("quantization_config")
     if isinstance(declared, dict):
         key = _KEYS.get(str(declared.get("quant_method")), "ignore")
         at = str(JsonPointer(("quantization_config", key)))
-        files[CONFIG_NAME] = {"patch": _additions(at, declared.get(key), entries)}
+        files[CONFIG_NAME] = {"patch": _changes(at, declared.get(key), entries, narrowed)}
     inner = (subject.hf_quant or {}).get("quantization")
     if isinstance(inner, dict):
         at = "/quantization/exclude_modules"
-        files[QUANT_CONFIG_NAME] = {"patch": _additions(at, inner.get("exclude_modules"), entries)}
-    return files
+        files[QUANT_CONFIG_NAME] = {"patch": _changes(at, inner.get("exclude_modules"), entries, narrowed)}
+    return {name: change for name, change in files.items() if change["patch"]}
 
 
-def _additions(at: str, present: object, entries: Sequence[str]) -> list[dict[str, Any]]:
+def _changes(at: str, present: object, entries: Sequence[str], narrowed: Sequence[str]) -> list[dict[str, Any]]:
     if not isinstance(present, list):
-        return [{"op": "add", "path": at, "value": list(entries)}]
-    return [{"op": "add", "path": f"{at}/-", "value": entry} for entry in entries if entry not in present]
+        return [{"op": "add", "path": at, "value": list(entries)}] if entries else []
+    replaced = [
+        {"op": "replace", "path": f"{at}/{position}", "value": f"{entry}.*"}
+        for position, entry in enumerate(present)
+        if entry in narrowed
+    ]
+    return replaced + [{"op": "add", "path": f"{at}/-", "value": entry} for entry in entries if entry not in present]
 
 
 def _declared(predictions: Sequence[Prediction], facts: Mapping[str, Facts]) -> list[dict[str, Any]]:

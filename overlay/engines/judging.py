@@ -121,6 +121,8 @@ def to_remarks(found: Iterable[Found], stage: Stage, code_of: Callable[[Gap], st
         what: tuple[object, ...] = _path(gap), *((trouble.kind, trouble.suffix) for trouble in gap.troubles)
         if gap.scheme_differs and gap.form is not None:
             what = "scheme", gap.scheme, scheme_of(gap.form).label
+        elif gap.is_expert and (gap.slot is None or gap.form is None):  # all projections of the experts in one
+            what = "experts", gap.slot is None, gap.path.count("."), gap.experts
         elif gap.slot is None and not gap.prefix:
             what = ("outside", gap.path.partition(".")[0])
         groups.setdefault((code_of(gap), effect, what), []).append((gap, effect, words))
@@ -149,7 +151,8 @@ def _as_remark(code: str, members: list[Found], stage: Stage) -> Remark:
     where = f" in layers {ranges(map(int, layers))}" if len(layers) > 1 else ""
     paths = sorted({_path(one) for one, _, _ in members})
     modules = f" in {len(paths)} modules: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}"
-    experts = f" of experts {ranges(gap.experts)}" if len(gap.experts) > 1 and len(paths) == 1 else ""
+    alike = len({one.experts for one, _, _ in members}) == 1
+    experts = f" of experts {ranges(gap.experts)}" if len(gap.experts) > 1 and (alike or len(paths) == 1) else ""
     message = f"{_difference(gap)}{experts}{modules if len(paths) > 1 else ''}{where}" + (
         f" ({words})" if words else ""
     )

@@ -143,7 +143,7 @@ def _simulated(engine: Engine, facts: Facts, family: Family, seen: Seen, *, stan
     declared = facts.matcher_of(engine)
     matcher = declared if engine.name != "transformers" else NOTHING_DECLARED
     limits = limits_of(engine, subject, family, seen, declared)
-    yield from limits.remarks
+    yield from (one for one in limits.remarks if not (standalone and one.scope == "target"))
     yield from declarations.check_sizes(engine, subject, family, declared)
     yield from check_values(engine, subject, seen)
     if not standalone:

@@ -20,7 +20,12 @@ def lint_lines(lint: Lint) -> Iterator[Block]:
     yield Table([_COLUMNS, *rows], headed=True)
     for prediction in lint.predictions:
         yield from _reasons(prediction, asked=lint.asked)
+    if lint.unread:
+        yield f"{lint.unread} scales and shapes were not read: they lie elsewhere, or are not made yet"
     yield from _last_line(lint)
+    if lint.written:
+        profiles = " or ".join(f"--engine {name}" for name in lint.profiles)
+        yield f"written: {lint.written}; overlay apply {lint.written} {profiles}{' ' if profiles else ''}-o DIR makes it so"
 
 
 def _reasons(prediction: Prediction, *, asked: bool) -> Iterator[Block]:

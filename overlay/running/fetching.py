@@ -8,7 +8,7 @@ conversion is done.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -19,7 +19,7 @@ from overlay.core.parts import BuiltShard, Composition, GraftInput, Layer, Linke
 from overlay.core.planning import recipe_digest
 from overlay.core.progress import Advance, Reporter
 from overlay.errors import Mismatch
-from overlay.formats.digest import sha256_of
+from overlay.formats.digest import Digests, sha256_of
 from overlay.formats.header_text import layout_order, render_header
 from overlay.running.opening import Opened
 from overlay.storage.drafts import Drafts
@@ -97,7 +97,7 @@ def fetch_graft(part: BuiltShard, drafts: Drafts, advance: Advance) -> WrittenSh
     Raises:
         EnvironmentFault, Mismatch: as `storage.fetching.fetch_shard`; what came so far is kept.
     """
-    return fetch_shard(drafts.resume(part.name), part.header, part.sources, recipe_digest(part), advance)
+    return _fetch(part.name, part.header, part.sources, recipe_digest(part), drafts, advance)
 
 
 def fetch_inputs(part: BuiltShard, drafts: Drafts, reporter: Reporter) -> Here:
@@ -115,9 +115,8 @@ def fetch_inputs(part: BuiltShard, drafts: Drafts, reporter: Reporter) -> Here:
     header = render_header(((s.name, s.dtype, s.shape) for s in sources), BUILT_METADATA)
     name, recipe = f"inputs-of-{part.name}", sha256_of(f"{recipe_digest(part)}".encode())
     with reporter.task(f"fetching what {part.name} is made from", sum(s.end - s.begin for s in sources)) as advance:
-        path = drafts.resume(name)
-        fetch_shard(path, header, sources, recipe, advance)
-    file = file_at(path, name)
+        _fetch(name, header, sources, recipe, drafts, advance)
+    file = file_at(drafts.path_of(name), name)
     here: dict[tuple[str, int], TensorSource] = {}
     at = len(header)
     for source in sources:
@@ -125,6 +124,20 @@ def fetch_inputs(part: BuiltShard, drafts: Drafts, reporter: Reporter) -> Here:
         here[source.file.location, source.begin] = source._replace(file=file, begin=at, end=at + size)
         at += size
     return here
+
+
+def _fetch(
+    name: str, header: bytes, sources: Sequence[TensorSource], recipe: str, drafts: Drafts, advance: Advance
+) -> WrittenShard:
+    """The draft `name`, made of `sources`, unless an earlier run has made it and it was not touched since."""
+    noted = drafts.find(name, recipe)
+    if noted is not None:
+        advance(sum(source.end - source.begin for source in sources))
+        return WrittenShard(Digests(*noted["digests"]), dict(noted["tensors"]))
+    written = fetch_shard(drafts.resume(name), header, sources, recipe, advance)
+    digests = [written.digests.size, written.digests.sha256, written.digests.xxh3_128]
+    drafts.finish(name, recipe, {"digests": digests, "tensors": written.tensors})
+    return written
 
 
 def _with_files(seen: Checkpoint, here: Mapping[str, FileSeen]) -> Checkpoint:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
+from overlay.core.checking import check
 from overlay.core.deriving import render_manifest
+from overlay.core.findings import errors
+from overlay.core.mending import is_mendable
 from overlay.engines.fixing import plan_fix
 from overlay.engines.versions import Engine
-from overlay.errors import Conflict, UsageError
+from overlay.errors import Conflict, InvalidInput, UsageError
 from overlay.formats.manifest import Manifest
 from overlay.running.linting import Lint, lint_reference
-from overlay.running.locating import Places, locate, portable, title_of
+from overlay.running.locating import Places, locate, open_checkpoint, portable, title_of
 from overlay.storage.documents import write_document
 
 
@@ -32,7 +36,20 @@ def write_fix(found: Lint, engines: Sequence[Engine], places: Places, path: str)
         raise Conflict("expected a place outside of the checkpoint", subject=path, hint="name a file elsewhere")
     if os.path.lexists(path):
         raise Conflict("expected a new file, found one of this name", subject=path, hint="name another file")
+    _require_sound(found.subject, folder, places)
     name = title_of(os.path.basename(path).rpartition(".")[0])
-    manifest = plan_fix(name, portable(found.subject), found.predictions, found.facts)
+    manifest = plan_fix(name, portable(found.subject), found.predictions, found.facts, asked=found.asked)
     write_document(path, render_manifest(Manifest.model_validate(manifest)))
-    return lint_reference(path, engines, places, asked=found.asked)
+    again = lint_reference(path, engines, places, asked=found.asked)
+    return replace(again, written=path, profiles=tuple(manifest.get("engines", ())))
+
+
+def _require_sound(reference: str, folder: str, places: Places) -> None:
+    """Refuse a checkpoint on which no manifest can stand, and name the command that mends it where one does."""
+    seen = open_checkpoint(reference, folder, places)
+    findings = check(seen)
+    broken = [finding.line for finding in errors(findings)]
+    if broken:
+        hint = f"overlay verify {reference} --fix fixed.index.json" if is_mendable(findings) else f"overlay verify {reference}"
+        problem = f"expected a checkpoint that a manifest can stand on, found {broken[0]}"
+        raise InvalidInput(problem, subject=reference, hint=hint, others=tuple(broken[1:]))

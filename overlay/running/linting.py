@@ -25,8 +25,8 @@ from overlay.formats.index import MAX_INDEX_BYTES
 from overlay.formats.model_config import CONFIG_NAME
 from overlay.formats.names import REPOSITORY_MANIFEST, SHARD_SUFFIX
 from overlay.formats.quant_config import QUANT_CONFIG_NAME
-from overlay.running.diffing import text_of
-from overlay.running.locating import Places, locate, open_checkpoint
+from overlay.running.diffing import manifest_of, text_of
+from overlay.running.locating import Places, folder_of, locate, open_checkpoint
 from overlay.storage.files import open_regular, read_exactly
 from overlay.storage.local import file_at
 from overlay.storage.seen import paused_gc, read_file, read_header
@@ -49,6 +49,13 @@ class Lint:
     """Engine to what it was told; for explanations."""
     asked: bool = True
     """Whether the user named the engines."""
+    unread: int = 0
+    """Scales and shapes that rules ask for and that were not read: they lie elsewhere, or are not made yet."""
+
+    written: str = ""
+    """The manifest that was written, with --fix."""
+    profiles: tuple[str, ...] = ()
+    """Engines for which that manifest has changes of its own."""
 
     @property
     def failing(self) -> list[Prediction]:
@@ -69,7 +76,8 @@ class Lint:
         engines = {prediction.engine.name: prediction.document() for prediction in self.predictions}
         if loads:
             engines = {name: {**engines[name], "load": load.document()} for name, load in self.loads().items()}
-        return {"checkpoint": self.subject, "against": self.target, "ok": self.ok, "engines": engines}
+        head = {"checkpoint": self.subject, "against": self.target, "ok": self.ok, "unread": self.unread}
+        return {**head, "engines": engines}
 
 
 def lint_reference(
@@ -104,7 +112,9 @@ def lint_reference(
                 predictions.append(predict(engine, facts))
             else:
                 predictions.append(predict_pair(engine, known.facts(target, engine), facts))
-    return Lint(subject=reference, target=target, predictions=tuple(predictions), facts=told, asked=asked)
+    unread = reader.unread + (known.unread if target is not None else 0)
+    found = tuple(predictions)
+    return Lint(subject=reference, target=target, predictions=found, facts=told, asked=asked, unread=unread)
 
 
 class Reader:
@@ -114,28 +124,39 @@ class Reader:
         self._places = places
         self._tensor_parallel = tensor_parallel
         self._known: dict[str, Facts] = {}
+        self.unread = 0
+        """As `Lint.unread`."""
 
     def facts(self, reference: str, engine: Engine) -> Facts:
         """What is known of `reference`; of a manifest, with its changes for `engine`."""
-        is_manifest = reference.endswith((".yaml", ".yml")) and os.path.isfile(reference)
-        key = engine.name if is_manifest else ""
+        manifest = self._manifest(reference)
+        key = engine.name if manifest else ""
         if key not in self._known:
-            seen = _compose(reference, engine, self._places) if is_manifest else _open(reference, self._places)
-            self._known[key] = _with_values(replace(seen[0], tensor_parallel=self._tensor_parallel), seen[1])
+            seen = _compose(reference, manifest, engine, self._places) if manifest else _open(reference, self._places)
+            subject = replace(seen[0], tensor_parallel=self._tensor_parallel)
+            self._known[key], unread = _with_values(subject, seen[1])
+            self.unread = max(self.unread, unread)
         return self._known[key]
+
+
+    def _manifest(self, reference: str) -> str:
+        """The manifest whose result is looked at: the one that is named, or, with --base, that of a diff-only repository,
+        which is otherwise looked at as it lies there; "" for none."""
+        is_file = reference.endswith((".yaml", ".yml"))
+        return manifest_of(reference, self._places) if is_file or self._places.base is not None else ""
 
 
 Read = tuple[Subject, Mapping[str, FileSeen]]
 """A subject, and the real file of each of its shards."""
 
 
-def _compose(path: str, engine: Engine, places: Places) -> Read:
+def _compose(reference: str, path: str, engine: Engine, places: Places) -> Read:
     from overlay.core.composed import as_checkpoint  # manifests take 0.1 s to import
     from overlay.running.opening import open_manifest
 
-    opened = open_manifest(path, places, engine=engine.name)
-    folder = os.path.dirname(os.path.abspath(path))
-    seen = as_checkpoint(opened.compose(), path, folder)
+    opened = open_manifest(path, replace(places, confined=path != reference), engine=engine.name)
+    folder = folder_of(path)
+    seen = as_checkpoint(opened.compose(), reference, folder)
     subject, files = _subject_of(seen, folder, {shard: shard_seen.header for shard, shard_seen in seen.shards.items()})
     return replace(subject, path=""), files
 
@@ -252,16 +273,17 @@ def _with_nested(subject: Subject, directory: str) -> Subject:
     return replace(subject, nested=tuple(nested), headers=headers, unreadable=unreadable)
 
 
-def _with_values(subject: Subject, files: Mapping[str, FileSeen]) -> Facts:
-    """`subject` with the bytes that rules about values ask for; none of files elsewhere, or that are not made yet."""
+def _with_values(subject: Subject, files: Mapping[str, FileSeen]) -> tuple[Facts, int]:
+    """`subject` with the bytes that rules about values ask for, and how many tensors were not read: those in files
+    elsewhere, of which each would be a request, or in files that are not made yet."""
     facts = Facts(subject)
     here = {name: file for name, file in files.items() if file.exists and not file.is_remote}
-    seen = facts.seen(tuple(sorted(here)))
-    values = dict(_read_values(subject, here, wanted_values(subject, seen)))
-    return facts.with_values(values)
+    wanted = _by_shard(subject, files, wanted_values(subject, facts.seen(tuple(sorted(files)))))
+    values = dict(_read_values(subject, here, {shard: names for shard, names in wanted.items() if shard in here}))
+    return facts.with_values(values), sum(len(names) for shard, names in wanted.items() if shard not in here)
 
 
-def _read_values(subject: Subject, files: Mapping[str, FileSeen], wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+def _by_shard(subject: Subject, files: Mapping[str, FileSeen], wanted: Iterable[str]) -> dict[str, list[str]]:
     by_shard: dict[str, list[str]] = {}
     holders = subject.weight_map
     for name in wanted:
@@ -270,7 +292,13 @@ def _read_values(subject: Subject, files: Mapping[str, FileSeen], wanted: Iterab
         )
         if shard is not None and shard in files:
             by_shard.setdefault(shard, []).append(name)
-    for shard, names in by_shard.items():
+    return by_shard
+
+
+def _read_values(
+    subject: Subject, files: Mapping[str, FileSeen], wanted: Mapping[str, list[str]]
+) -> Iterator[tuple[str, bytes]]:
+    for shard, names in wanted.items():
         header = subject.headers[shard]
         try:
             with open_regular(files[shard].location) as descriptor:

@@ -28,7 +28,6 @@ from overlay.storage.seen import SharedHeaders
 from overlay.storage.stores import RemoteFolder, is_address, open_remote
 from overlay.storage.targets import look_at_target
 
-
 if TYPE_CHECKING:  # models of documents take 0.1 s to import
     from overlay.formats.lock import LockedSource
 

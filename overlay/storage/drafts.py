@@ -31,7 +31,7 @@ class Drafts:
         try:
             with open(self._note(shard), "rb") as stream:
                 note = orjson.loads(stream.read())
-            status = os.lstat(self._path(shard))
+            status = os.lstat(self.path_of(shard))
             # Without ctime, which moves when a finished shard is given its place.
             kept = note["recipe"] == recipe and tuple(note["fingerprint"]) == fingerprint_of(status)[:4]
             return dict(note["made"]) if kept else None
@@ -41,21 +41,25 @@ class Drafts:
     def begin(self, shard: str) -> str:
         """The path for a shard that is going to be made; what an interrupted build left there is removed."""
         os.makedirs(self.folder, exist_ok=True)
-        for path in (self._note(shard), self._path(shard)):
+        for path in (self._note(shard), self.path_of(shard)):
             with suppress(FileNotFoundError):
                 os.unlink(path)
-        return self._path(shard)
+        return self.path_of(shard)
 
     def resume(self, shard: str) -> str:
         """The path for a shard that is going to be fetched; what an interrupted fetch left there stays for it."""
         os.makedirs(self.folder, exist_ok=True)
         with suppress(FileNotFoundError):
             os.unlink(self._note(shard))
-        return self._path(shard)
+        return self.path_of(shard)
+
+    def path_of(self, shard: str) -> str:
+        """Where a draft lies."""
+        return os.path.join(self.folder, shard)
 
     def finish(self, shard: str, recipe: str, made: Mapping[str, Any]) -> None:
         """Note that a shard is whole: it was fsynced by whoever wrote it."""
-        fingerprint = list(fingerprint_of(os.lstat(self._path(shard)))[:4])
+        fingerprint = list(fingerprint_of(os.lstat(self.path_of(shard)))[:4])
         temporary = f"{self._note(shard)}.tmp"
         with open(temporary, "wb") as stream:
             stream.write(orjson.dumps({"recipe": recipe, "fingerprint": fingerprint, "made": made}))
@@ -66,7 +70,7 @@ class Drafts:
 
     def hand_over(self, shard: str, path: str) -> None:
         """Give a finished shard its place; the draft keeps it too until `remove`."""
-        os.link(self._path(shard), path, follow_symlinks=False)
+        os.link(self.path_of(shard), path, follow_symlinks=False)
 
     def remove(self) -> None:
         """Remove the drafts: they are in place, or of no use."""
@@ -83,9 +87,6 @@ class Drafts:
             with suppress(OSError):
                 os.rmdir(self.folder)  # if there is none
             raise
-
-    def _path(self, shard: str) -> str:
-        return os.path.join(self.folder, shard)
 
     def _note(self, shard: str) -> str:
         return os.path.join(self.folder, f"{shard}.json")

@@ -225,7 +225,8 @@ def _here(name: str, path: str, seen: FileSeen) -> FileSeen:
         raise explain_os_error(error, path) from None
     if fingerprint.size != seen.size:
         problem = f"expected {seen.size} bytes, as the repository lists it, found {fingerprint.size}"
-        raise InvalidInput(problem, subject=path, hint="remove this file from the cache to have it fetched again")
+        # The file behind the link: without its link alone, the Hub's client would take it for whole.
+        raise InvalidInput(problem, subject=path, hint=f"rm {location}, then run the command again")
     return FileSeen(name, location, fingerprint, os.path.islink(path), seen.stated_sha256)
 
 

@@ -46,6 +46,28 @@ def test_a_converted_draft_is_the_same_wherever_its_donor_is(
     assert not list(tmp_path.glob(".other*build"))
 
 
+def test_what_a_conversion_reads_is_fetched_once_when_it_is_interrupted(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dense(draft_donor(), tmp_path / "donor", 1)
+    write_files(tmp_path / "target", target_sidecars(8))
+    hub.seed("org/donor", _files(tmp_path / "donor"))
+    (tmp_path / "m.yaml").write_text(manifest_text().replace('"mtp": "donor"', '"mtp": "hf://org/donor"'))
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("overlay.running.building.convert", fail)
+        with pytest.raises(RuntimeError, match="stop"):
+            overlay("build", tmp_path / "m.yaml", "-o", tmp_path / "built")
+    hub.log.clear()
+
+    assert overlay("build", tmp_path / "m.yaml", "-o", tmp_path / "built").code == 0
+    assert hub.log.bytes_of("*.safetensors") == 0
+    assert not list(tmp_path.glob(".built.overlay-build*"))
+
+
 def test_a_graft_through_the_chunk_store_is_byte_exact(xet_hub: LoopbackHub, tmp_path: Path) -> None:
     xet_hub.seed("org/base", sharded().files())
     xet_hub.seed("org/donor", donor().files())

@@ -1,8 +1,9 @@
-"""A disk that is full: one line of ours, and none of the libraries."""
+"""A cache that is full or was damaged: one line of ours and none of the libraries, and a hint that helps."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from overlay.storage import stores
 from tests.loopback_hub.hub import LoopbackHub
-from tests.support.checkpoints import Checkpoint, donor, manifest_text, tensor
+from tests.support.checkpoints import Checkpoint, donor, manifest_text, sharded, tensor
+from tests.support.commands import overlay
 
 BIG = 2_000_000
 
@@ -49,3 +52,23 @@ def test_a_cache_that_is_full_is_said_in_one_line_with_its_hint(
     assert second.startswith("hint: free space")
     assert [] == rest
     assert not (tmp_path / "serve").exists()
+
+
+def test_the_hint_about_a_cached_file_of_another_size_mends_it(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.seed("org/base", sharded().files())
+    hub.seed("org/donor", donor().files())
+    manifest = tmp_path / "overlay.yaml"
+    manifest.write_text(manifest_text(base="hf://org/base", donors={"bf16": "hf://org/donor"}))
+    assert 0 == overlay("apply", manifest, "-o", tmp_path / "serve").code
+    blob = (tmp_path / "serve" / "model-00001-of-00002.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:100])
+    stores._opened.clear()
+
+    ended = overlay("apply", manifest, "-o", tmp_path / "other")
+    assert ended.refusal is not None
+    assert "expected 268 bytes, as the repository lists it, found 100" == ended.refusal.problem
+    command = ended.refusal.hint.removesuffix(", then run the command again")
+    subprocess.run(shlex.split(command), check=True)
+    stores._opened.clear()
+
+    assert 0 == overlay("apply", manifest, "-o", tmp_path / "other").code

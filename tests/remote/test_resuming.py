@@ -173,6 +173,28 @@ def test_another_recipe_begins_anew(hub: LoopbackHub, sources: list[TensorSource
     assert hub.log.bytes_of("*.safetensors") == _data(sources)
 
 
+def test_what_was_fetched_whole_is_not_fetched_again_when_the_rest_fails(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharded().write(tmp_path / "base")
+    hub.seed(DONOR, _donor().files())
+    manifest = tmp_path / "overlay.yaml"
+    manifest.write_text(manifest_text(base="base", donors={"bf16": f"hf://{DONOR}"}))
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("overlay.running.applying._recheck", fail)
+        with pytest.raises(RuntimeError, match="stop"):
+            overlay("apply", manifest, "-o", tmp_path / "serve")
+    hub.log.clear()
+
+    assert overlay("apply", manifest, "-o", tmp_path / "serve").code == 0
+    assert hub.log.bytes_of("*.safetensors") == 0
+    assert not list(tmp_path.glob(".serve.overlay-build*"))
+
+
 def test_apply_killed_while_it_fetches_leaves_no_target_and_goes_on(hub: LoopbackHub, tmp_path: Path) -> None:
     sharded().write(tmp_path / "base")
     hub.seed(DONOR, _donor().files())

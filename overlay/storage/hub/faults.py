@@ -106,6 +106,8 @@ def _refusal(status: int, code: str, said: str, found: str, place: Place) -> Env
             f"expected this repository, found no such repository, or it is private and you are not logged in: {found}"
         )
         hint = f"check the name; for a private repository: {_LOGIN}"
+    elif status == 402:
+        problem, hint = f"expected leave to do this, found: {found}", f"see {endpoint()}/settings/billing"
     elif status == 403:
         problem, hint = f"expected access, found a refusal: {found}", f"the token may lack this right: {_LOGIN}"
     else:

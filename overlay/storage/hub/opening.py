@@ -182,7 +182,7 @@ def _read_here(path: str, file: RemoteFile, begin: int, end: int) -> Iterator[by
         with open_regular(os.path.realpath(path, strict=True)) as descriptor:
             size = os.fstat(descriptor).st_size
             if size != file.size:
-                hint = "remove this file from the cache to have it fetched again"
+                hint = f"rm {os.path.realpath(path)}, then run the command again"
                 raise Mismatch(f"expected {file.size} bytes, as it is listed, found {size}", subject=path, hint=hint)
             while begin < end:
                 piece = os.pread(descriptor, min(MAX_PIECE, end - begin), begin)

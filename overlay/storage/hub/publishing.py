@@ -7,6 +7,7 @@ commit fail when somebody else was faster.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,9 +185,23 @@ def _explained(repo: str) -> Iterator[None]:
             )
         if fault is None and (isinstance(error, RuntimeError) or type(error).__module__.startswith("hf_xet")):
             fault = EnvironmentFault(f"expected to upload, found: {clean(str(error))}", subject=str(place), hint=_AGAIN)
+        if fault is None and _is_no_answer(error):
+            problem = "expected an answer of the Hub, found something else, as the login page of a network would be"
+            fault = EnvironmentFault(problem, subject=str(place), hint=f"check HF_ENDPOINT; {_AGAIN}")
         if fault is None:
             raise
         raise fault from None
+
+
+def _is_no_answer(error: Exception) -> bool:
+    """Whether the client itself stumbled over an answer: one that is no JSON, or that lacks what it looks for."""
+    if isinstance(error, json.JSONDecodeError):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
+    return isinstance(error, KeyError | TypeError | AttributeError) and module.startswith("huggingface_hub.")
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
