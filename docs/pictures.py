@@ -3,7 +3,8 @@
     python docs/pictures.py            # takes a minute, some 100 MB of disk, and chromium
 
 ``images/audit-light.png`` and ``images/audit-dark.png`` are the page of ``overlay audit --html`` in a browser;
-``images/terminal.svg`` is what ``overlay verify`` and ``overlay audit`` print on a terminal.
+``images/terminal.svg`` is what ``overlay verify`` and ``overlay audit`` print on a terminal, ``images/lint.svg`` what
+``overlay lint`` prints.
 """
 
 from __future__ import annotations
@@ -31,11 +32,17 @@ COLUMNS: Final = 100
 SCHEMES: Final = {"dark": 0, "light": 1}
 """As Chromium numbers them."""
 
-TYPED: Final = (
-    ("verify", BASE),
-    ("audit", TARGET, "--against", BASE, "--claim", "790 BF16 + 1 F32"),
-)
-"""What is typed on the terminal of the picture."""
+TYPED: Final = {
+    "terminal": (
+        ("verify", BASE),
+        ("audit", TARGET, "--against", BASE, "--claim", "790 BF16 + 1 F32"),
+    ),
+    "lint": (
+        ("lint", BASE, "--engine", "sglang"),
+        ("lint", TARGET, "--engine", "vllm", "--engine", "sglang"),
+    ),
+}
+"""What is typed on the terminal of each picture."""
 
 
 def main() -> None:
@@ -49,7 +56,8 @@ def main() -> None:
         _assemble(work)
         for scheme in SCHEMES:
             _photograph(chromium, work, scheme, IMAGES / f"audit-{scheme}.png")
-        _record(work, IMAGES / "terminal.svg")
+        for picture, typed in TYPED.items():
+            _record(work, typed, IMAGES / f"{picture}.svg")
     for picture in sorted(IMAGES.iterdir()):
         size = picture.stat().st_size
         sys.stdout.write(f"{picture.relative_to(REPOSITORY)}: {size:,} bytes\n")
@@ -81,15 +89,15 @@ def _photograph(chromium: str, work: Path, scheme: str, picture: Path) -> None:
         sys.exit(f"expected a picture at {picture}, found none")
 
 
-def _record(work: Path, picture: Path) -> None:
+def _record(work: Path, commands: tuple[tuple[str, ...], ...], picture: Path) -> None:
     """What is typed and printed, coloured as on a terminal of `COLUMNS` columns."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True, color_system="standard")
-        for number, words in enumerate(TYPED):
+        for number, words in enumerate(commands):
             typed = " ".join(f'"{word}"' if " " in word else word for word in words)
             console.print(Text(f"{chr(10) if number else ''}$ overlay {typed}", style="bold"))
             console.print(Text.from_ansi(_on_a_terminal(work, words)), end="")
-        text = console.export_svg(title="overlay", unique_id="terminal")
+        text = console.export_svg(title="overlay", unique_id=picture.stem)
     text = re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)  # they would be fetched
     picture.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
 

@@ -20,7 +20,7 @@ from overlay.engines.subject import NO_METADATA, Subject
 from overlay.engines.values import wanted_values
 from overlay.engines.versions import Engine
 from overlay.errors import InvalidInput
-from overlay.formats.header import Header, HeaderProblem, TensorInfo
+from overlay.formats.header import Header, HeaderProblem
 from overlay.formats.index import MAX_INDEX_BYTES
 from overlay.formats.model_config import CONFIG_NAME
 from overlay.formats.names import REPOSITORY_MANIFEST, SHARD_SUFFIX
@@ -302,8 +302,10 @@ def _read_values(
         header = subject.headers[shard]
         try:
             with open_regular(files[shard].location) as descriptor:
+                at = 0
                 for name in names:
-                    info = _entry(header, name, many=len(names) > _FEW)
+                    at = _find(header, name, at, many=len(names) > _FEW)
+                    info = header.at(at) if at >= 0 else None
                     if info is not None and info.nbytes <= _MOST_BYTES:
                         yield name, read_exactly(descriptor, info.nbytes, header.data_start + info.begin)
         except OSError:
@@ -314,8 +316,17 @@ _FEW: Final = 50
 """Look-ups in one header that are cheaper without a table of all its names."""
 
 
-def _entry(header: Header, name: str, *, many: bool) -> TensorInfo | None:
-    try:
-        return header[name] if many else header.at(header.names.index(name))
-    except (KeyError, ValueError):
-        return None
+_NEAR: Final = 64
+"""Entries before the last one that was found: what belongs together is written together."""
+
+
+def _find(header: Header, name: str, last: int, *, many: bool) -> int:
+    """The position of `name` in `header`, looked for around `last` first; -1 where it is not there."""
+    if many:
+        return header.positions.get(name, -1)
+    for begin in (max(last - _NEAR, 0), 0):
+        try:
+            return header.names.index(name, begin)
+        except ValueError:
+            continue
+    return -1

@@ -122,13 +122,23 @@ def locate_repository(reference: HubReference, places: Places, commit: str | Non
         return os.path.realpath(
             snapshot
         )  # nobody can be asked whether it is whole; what is missing will be found missing
-    whole = files and all(os.path.exists(os.path.join(snapshot, *path.split("/"))) for path in files)
+    whole = files and all(
+        _has_size(os.path.join(snapshot, *path.split("/")), file.size) for path, file in files.items()
+    )
     return os.path.realpath(snapshot) if whole else address
 
 
 def _no_repository(parsed: HubReference, reference: str) -> UsageError:
     problem = f"expected a repository, found the file {parsed.file} in one"
     return UsageError(problem, subject=reference, hint=f"hf://{parsed.repo}@REVISION names a revision")
+
+
+def _has_size(path: str, size: int) -> bool:
+    """Whether a file is there and as long as it is listed; a damaged one is then told, and named, when it is opened."""
+    try:
+        return os.stat(path).st_size == size
+    except OSError:
+        return False
 
 
 def folder_of(path: str) -> str:

@@ -241,6 +241,8 @@ def test_a_declaration_means_a_scheme(config: dict[str, Any], expected: WeightSc
             "quant_algo: expected NVFP4, W4A16_NVFP4, FP8 or FP8_PB_WO",
         ),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "fmt: expected 'e4m3', found 'e5m2'"),
+        ({"quant_method": ["fp8"]}, "quant_method: expected one of compressed-tensors, modelopt, fp8, found ['fp8']"),
+        ({"quant_method": {}}, "quant_method: expected one of compressed-tensors, modelopt, fp8, found {}"),
     ],
 )
 def test_what_is_not_understood_is_a_problem(config: dict[str, Any], says: str) -> None:
