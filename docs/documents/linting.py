@@ -54,7 +54,9 @@ LINT: Final = {
     "checkpoint": text("What was looked at, as it was named; with --fix the manifest."),
     "against": or_null(text("The target that a standalone draft was held against; null: none.")),
     "ok": flag("Whether every engine that was asked loads it, and there is no error."),
-    "unread": count("Scales and shapes that rules ask for and that were not read: they lie elsewhere, or are not made yet."),
+    "unread": count(
+        "Scales and shapes that rules ask for and that were not read: they lie elsewhere, or are not made yet."
+    ),
     "engines": entries(
         "Engine to its prediction.",
         record(

@@ -24,6 +24,7 @@ from overlay.running.locating import Places, locate, open_sound, portable, title
 from overlay.running.locking import pin, refuse
 from overlay.running.opening import open_manifest, open_pair
 from overlay.running.preparing import Request, decide, manifest_in, open_request
+from overlay.running.spacing import require_space, require_space_for
 from overlay.running.undoing import Undone, undo_target
 from overlay.storage.documents import write_document
 from overlay.storage.generations import read_generations
@@ -113,6 +114,8 @@ def apply(
     elsewhere = whole_files(composition)
     made = decide(opened, composition, where, link, report, content=content and not elsewhere, saved=saved_plan)
     if elsewhere and made.plan.actions:  # decided first: nothing is fetched for what would be refused
+        require_space(made.plan)
+        require_space_for(elsewhere)
         opened = with_files(opened, fetch_files(elsewhere, report))
         made = decide(opened, opened.compose(), where, link, report, content=content)
     pins = Pins(manifest_sha256=opened.stack_sha256, lock=opened.lock, lock_sha256=opened.lock_sha256)

@@ -44,7 +44,7 @@ class LockedSource(Document):
     """A base or donor, and those of its files that the overlay uses."""
 
     reference: str
-    commit: str | None = None
+    commit: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
     """The 40-hex commit that a branch or tag of a Hub reference meant."""
     files: dict[str, LockedFile]
 

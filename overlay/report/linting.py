@@ -52,7 +52,9 @@ def _consequence(said: Remark) -> str:
 
 def _last_line(lint: Lint) -> Iterator[Block]:
     failing = [one.engine.title for one in lint.failing]
-    yield f"not ok for {', '.join(failing)}" if failing else "ok"
+    silent = [one.engine.title for one in lint.predictions if one.draft == "absent" and not one.fails(asked=lint.asked)]
+    without = f"; no draft for {', '.join(silent)}" if silent else ""
+    yield f"not ok for {', '.join(failing)}" if failing else f"ok{without}"
 
 
 def load_lines(lint: Lint) -> Iterator[Block]:

@@ -100,8 +100,11 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     if verdict.derived:
         what += f", {_count(verdict.derived, 'graft shard')} made again from donors and compared"
     yield Marked("", "ok" if verdict.ok else "not ok", f" at level {verdict.level}: {verdict.subject} ({what})")
-    if verdict.ok and verdict.level == "content" and verdict.uncompared:
-        yield f"{_count(len(verdict.uncompared), 'file')} without an expected digest: overlay lock records one"
+    here = len(verdict.uncompared) - verdict.elsewhere
+    if verdict.ok and verdict.level == "content" and verdict.elsewhere:
+        yield f"{_count(verdict.elsewhere, 'shard')} elsewhere not read: the sha256 that is listed stands for them"
+    if verdict.ok and verdict.level == "content" and here > 0:
+        yield f"{_count(here, 'file')} without an expected digest: overlay lock records one"
     elif verdict.ok and verdict.level != "content":
         yield "bytes of tensors were not read: --level content does that"
     if verdict.mendable:

@@ -92,7 +92,8 @@ def build_repository(opened: Opened, target: str, how: Conversion, places: Place
     """
     if look_at_target(target).state not in (TargetState.ABSENT, TargetState.EMPTY):
         problem = "expected an absent or empty folder, found something else"
-        raise Conflict(problem, subject=target, hint="choose another folder for -o")
+        hint = f"choose another folder for -o; if a build was interrupted there, overlay verify {target} says what it is"
+        raise Conflict(problem, subject=target, hint=hint)
     require_apart(target, opened.roots)
     composition = opened.compose()
     grafts = [part for part in composition.shards if not isinstance(part, TrimmedShard) and part.origin == "graft"]

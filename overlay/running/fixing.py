@@ -50,6 +50,10 @@ def _require_sound(reference: str, folder: str, places: Places) -> None:
     findings = check(seen)
     broken = [finding.line for finding in errors(findings)]
     if broken:
-        hint = f"overlay verify {reference} --fix fixed.index.json" if is_mendable(findings) else f"overlay verify {reference}"
+        hint = (
+            f"overlay verify {reference} --fix fixed.index.json"
+            if is_mendable(findings)
+            else f"overlay verify {reference}"
+        )
         problem = f"expected a checkpoint that a manifest can stand on, found {broken[0]}"
         raise InvalidInput(problem, subject=reference, hint=hint, others=tuple(broken[1:]))

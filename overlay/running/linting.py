@@ -138,7 +138,6 @@ class Reader:
             self.unread = max(self.unread, unread)
         return self._known[key]
 
-
     def _manifest(self, reference: str) -> str:
         """The manifest whose result is looked at: the one that is named, or, with --base, that of a diff-only repository,
         which is otherwise looked at as it lies there; "" for none."""

@@ -242,7 +242,8 @@ def locate_locked(reference: str, folder: str, places: Places, locked: LockedSou
             for name, pinned in locked.files.items()
             if name.endswith(SHARD_SUFFIX)
         }
-        found, looked = find_by_content(wanted, places.search) if wanted else (None, 0)
+        small = {name: Wanted(f.size, f.sha256 or "") for name, f in locked.files.items() if name not in wanted}
+        found, looked = find_by_content(wanted, small, places.search) if wanted else (None, 0)
         if found is not None and found.held == len(wanted):
             return found.folder
         best = f"; {found.folder} holds {found.held} of them" if found is not None else ""

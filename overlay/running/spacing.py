@@ -9,6 +9,7 @@ from overlay.core.checkpoint import FileSeen
 from overlay.core.parts import BuiltShard, LinkedShard, TrimmedShard
 from overlay.core.planning import Action, Plan
 from overlay.errors import EnvironmentFault
+from overlay.storage.hub_cache import cache_root
 
 
 def require_space(plan: Plan) -> None:
@@ -33,6 +34,25 @@ def require_space(plan: Plan) -> None:
             f"expected {needed} free inodes, found {status.f_favail}",
             subject=parent,
             hint="remove files or choose a target on another file system",
+        )
+
+
+def require_space_for(files: Iterable[FileSeen]) -> None:
+    """Refuse to fetch what the file system of the Hub's cache cannot hold.
+
+    Raises:
+        EnvironmentFault: too few bytes.
+    """
+    folder = cache_root()
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    status = os.statvfs(folder)
+    wanted, free = sum(file.size for file in files), status.f_bavail * status.f_frsize
+    if wanted > free:
+        raise EnvironmentFault(
+            f"expected {wanted} bytes of free space for what is to be fetched, found {free}",
+            subject=cache_root(),
+            hint="free space, or put the Hub's cache on another file system with HF_HOME",
         )
 
 

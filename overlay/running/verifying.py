@@ -63,6 +63,8 @@ class Verdict:
     """Files of which no digest is expected, or whose bytes were not read at this level."""
     mendable: bool = False
     """Whether a new index would put something right and can be written; False where headers were not read."""
+    elsewhere: int = 0
+    """Of the latter, files on other machines: the sha256 that their store states was compared, and no byte was read."""
     derived: int = 0
     """Shards of grafts that were made again from their donors and compared."""
 
@@ -170,6 +172,7 @@ def verify_directory(
         findings += wrong
         compared = sum(file.name in expected and not file.is_remote for file in files)
         uncompared = tuple(file.name for file in files if file.name not in expected or file.is_remote)
+    remote = sum(shard.file.is_remote for shard in seen.shards.values()) if level == "content" else 0
     return Verdict(
         subject=label,
         level=level,
@@ -180,6 +183,7 @@ def verify_directory(
         hashed_bytes=hashed,
         compared=compared,
         uncompared=uncompared,
+        elsewhere=remote,
         mendable=mendable,
     )
 
@@ -205,7 +209,7 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
     if level == "content":
         differing, hashed = check_content(files, expected, reporter, 1)
         findings += differing
-    compared = bool(files) and level == "content" and name in expected
+    compared = bool(files) and level == "content" and name in expected and not files[0].is_remote
     return Verdict(
         subject=path,
         level=level,
@@ -216,6 +220,7 @@ def verify_shard(path: str, level: Level, reporter: Reporter) -> Verdict:
         hashed_bytes=hashed,
         compared=int(compared),
         uncompared=() if compared else (name,),
+        elsewhere=sum(file.is_remote for file in files) if level == "content" else 0,
     )
 
 

@@ -60,6 +60,7 @@ def verify_manifest(
         hashed_bytes=hashed,
         compared=sum(f.name in named and not f.is_remote for f in files) if level == "content" else 0,
         uncompared=tuple(f.name for f in files if level != "content" or f.name not in named or f.is_remote),
+        elsewhere=sum(f.is_remote for f in files) if level == "content" else 0,
         derived=sum(s.origin == "graft" for s in composition.shards) if donors and level == "content" else 0,
     )
 

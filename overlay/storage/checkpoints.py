@@ -173,6 +173,9 @@ class _Reader:
                 strays[name] = file
             elif file.size > MAX_SIDECAR_BYTES:
                 left_out.append(name)
+                if name.endswith(".json"):  # loaders read these whole
+                    message = f"expected at most {MAX_SIDECAR_BYTES} bytes, found {file.size}"
+                    self.findings.append(about("CFG001", name, message))
             else:
                 stated = file.stated_sha256 if file.is_remote else ""
                 sidecars[name] = Sidecar(file, stated or sha256_of(read_file(file)))

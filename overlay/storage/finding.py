@@ -15,10 +15,12 @@ from typing import Final
 
 from overlay.core.checkpoint import FileSeen
 from overlay.core.findings import Finding
+from overlay.formats.digest import sha256_of
+from overlay.storage.files import open_regular, read_exactly
 from overlay.storage.hub_cache import cache_root
 from overlay.storage.links import resolve, roots_for
 from overlay.storage.proofs import ProofStore
-from overlay.storage.seen import digest_header
+from overlay.storage.seen import MAX_SIDECAR_BYTES, digest_header
 
 MAX_FOLDERS: Final = 100_000
 """Folders below those that the user names that are looked at."""
@@ -39,14 +41,21 @@ class Candidate:
 
     folder: str
     held: int
-    """Of the wanted files, those that it holds."""
+    """Of the wanted shards, those that it holds."""
+    beside: int
+    """How far the rest is as wanted: small files that it holds, less entries that nobody wants."""
 
 
-def find_by_content(wanted: Mapping[str, Wanted], search: Iterable[str] = ()) -> tuple[Candidate | None, int]:
-    """The folder that holds most of `wanted`, and how many folders held any; the search ends at the first that holds all.
+def find_by_content(
+    wanted: Mapping[str, Wanted], small: Mapping[str, Wanted], search: Iterable[str] = ()
+) -> tuple[Candidate | None, int]:
+    """The folder that holds most of `wanted`, then most of `small`, and how many folders held any.
+
+    The search ends at the first that holds all and nothing else.
 
     Args:
-        wanted: name to what must be there; at least one.
+        wanted: name of a shard to what must be there; at least one.
+        small: the same of the small files, whose digests are known; they are read.
         search: folders that the user names; those below them are looked at too.
 
     Costs a stat a file and folder, and 8 + N bytes of files whose digest nobody knows; no weights are read.
@@ -57,11 +66,31 @@ def find_by_content(wanted: Mapping[str, Wanted], search: Iterable[str] = ()) ->
     for folder in dict.fromkeys(_candidates(wanted, memory, search)):
         held = sum(_is(name, entry, folder, memory) for name, entry in wanted.items())
         looked += held > 0
-        if held and (best is None or held > best.held):
-            best = Candidate(folder, held)
-        if held == len(wanted):
+        if not held:
+            continue
+        found = Candidate(folder, held, _beside(folder, small, wanted))
+        if best is None or (found.held, found.beside) > (best.held, best.beside):
+            best = found
+        if found.held == len(wanted) and found.beside == len(small):
             break
     return best, looked
+
+
+def _beside(folder: str, small: Mapping[str, Wanted], wanted: Mapping[str, Wanted]) -> int:
+    with suppress(OSError):
+        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+        same = sum(_digest_of(os.path.join(folder, *name.split("/"))) == entry.sha256 for name, entry in small.items())
+        return same - len(names - small.keys() - wanted.keys())
+    return -1
+
+
+def _digest_of(path: str) -> str:
+    """The sha256 of a small file; "" where there is none."""
+    try:
+        with open_regular(os.path.realpath(path, strict=True)) as descriptor:
+            return sha256_of(read_exactly(descriptor, MAX_SIDECAR_BYTES, 0))
+    except OSError:
+        return ""
 
 
 def _candidates(wanted: Mapping[str, Wanted], memory: ProofStore, search: Iterable[str]) -> Iterator[str]:

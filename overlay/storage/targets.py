@@ -21,8 +21,9 @@ def absolute(path: str) -> str:
     """`path` with the links of its parent resolved and its own kept.
 
     Raises:
-        UsageError: the parent is not there.
+        UsageError: the parent is not there, or it is an address.
     """
+    _require_path(path)
     parent, name = os.path.split(os.path.abspath(path))
     if not name:
         raise UsageError("expected a folder to make, found the root", subject=path, hint="name a folder with -o")
@@ -31,8 +32,18 @@ def absolute(path: str) -> str:
     return os.path.join(os.path.realpath(parent), name)
 
 
+def _require_path(path: str) -> None:
+    if "://" in path:
+        raise UsageError("expected a folder of this machine, found an address", subject=path, hint="name a folder")
+
+
 def find_target(path: str) -> str:
-    """The real path of a target that exists, or did: all links resolved, so that a link to a target means the target."""
+    """The real path of a target that exists, or did: all links resolved, so that a link to a target means the target.
+
+    Raises:
+        UsageError: it is an address.
+    """
+    _require_path(path)
     return os.path.realpath(path)
 
 

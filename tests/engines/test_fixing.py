@@ -59,7 +59,9 @@ def rename(new: str) -> Change:
 
 def many_layers() -> Tiny:
     """22 layers of which the entry ``model.layers.2`` means the third, and describes 20 and 21 as well."""
-    more = [entry for n in range(2, 22) for entry in layer("deepseek_v3", f"model.layers.{n}.", nvfp4 if n > 2 else bf16)]
+    more = [
+        entry for n in range(2, 22) for entry in layer("deepseek_v3", f"model.layers.{n}.", nvfp4 if n > 2 else bf16)
+    ]
     declared = ignoring(MODELOPT, "model.layers.2")
     config = {**CONFIGS["deepseek_v3"], "num_hidden_layers": 22, "num_nextn_predict_layers": 0}
     return Tiny(trunk=[*trunk("deepseek_v3", nvfp4), *more], config={**config, "quantization_config": declared})
@@ -69,7 +71,13 @@ EXPERT = tensor(f"{DRAFT}mlp.experts.2.up_proj.weight", "BF16", (32, 64))
 ROTARY = tensor(f"{DRAFT}self_attn.rotary_emb.inv_freq", "F32", (8,))
 CASES: list[tuple[str, str, Tiny, Change, dict[str, Any]]] = [
     ("a stray in Mistral's format", "vllm", good(), stray("consolidated.safetensors"), {}),
-    ("a tensor outside of all layers", "vllm", good().with_draft(tensor("notes.a.weight")), nothing, {"drop": ["notes.**"]}),
+    (
+        "a tensor outside of all layers",
+        "vllm",
+        good().with_draft(tensor("notes.a.weight")),
+        nothing,
+        {"drop": ["notes.**"]},
+    ),
     (
         "a layer past the draft",
         "vllm",
@@ -125,9 +133,10 @@ def test_a_fixed_manifest_is_applied_and_lints_clean(
         assert f"- {pattern}\n" in text
     assert ("graft" in expected) == (tmp_path / "serve" / expected.get("graft", "none")).exists()
     if "patch" in expected:
-        assert expected["patch"]["value"] in json.loads((tmp_path / "serve/config.json").read_text())[
-            "quantization_config"
-        ]["ignore"]
+        assert (
+            expected["patch"]["value"]
+            in json.loads((tmp_path / "serve/config.json").read_text())["quantization_config"]["ignore"]
+        )
 
 
 def test_a_draft_under_another_name_is_not_dropped(tmp_path: Path) -> None:
@@ -216,4 +225,6 @@ def test_what_transformers_wrote_raises_no_alarm(written: Path, engine: str) -> 
 
 
 def target(folder: Path) -> str:
-    return str(overlay("lint", folder, "--engine", "transformers", "--json").document["engines"]["transformers"]["target"])
+    return str(
+        overlay("lint", folder, "--engine", "transformers", "--json").document["engines"]["transformers"]["target"]
+    )

@@ -10,8 +10,22 @@ import pytest
 
 from overlay import api
 from overlay.running.locating import Places
-from tests.engines.tiny import DRAFT, DRAFT_SHARD, MODELOPT, TRUNK_SHARD, Tiny, bf16, good, int4, nvfp4, quantised
-from tests.engines.tiny import CONFIGS, PACKED, draft, trunk
+from tests.engines.tiny import (
+    CONFIGS,
+    DRAFT,
+    DRAFT_SHARD,
+    MODELOPT,
+    PACKED,
+    TRUNK_SHARD,
+    Tiny,
+    bf16,
+    draft,
+    good,
+    int4,
+    nvfp4,
+    quantised,
+    trunk,
+)
 from tests.loopback_hub.fixtures import hub as hub
 from tests.loopback_hub.hub import LoopbackHub
 from tests.support.checkpoints import INDEX, write_files
@@ -79,7 +93,13 @@ def difference(tmp_path: Path) -> Path:
     Tiny(trunk=whole.trunk, config=whole.config).write(tmp_path / "base")
     files = {name: data for name, data in whole.checkpoint().files().items() if name in (INDEX, DRAFT_SHARD)}
     graft = {"shard": DRAFT_SHARD, "from": "own", "tensors": [f"{DRAFT}**"]}
-    manifest = {"overlay": 1, "name": "d", "base": "hf://org/base", "donors": {"own": "hf://org/own"}, "grafts": [graft]}
+    manifest = {
+        "overlay": 1,
+        "name": "d",
+        "base": "hf://org/base",
+        "donors": {"own": "hf://org/own"},
+        "grafts": [graft],
+    }
     return write_files(tmp_path / "difference", {**files, "overlay.yaml": json.dumps(manifest).encode()})
 
 

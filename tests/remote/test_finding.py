@@ -118,3 +118,17 @@ def test_a_copy_with_other_bytes_is_not_taken(
     assert overlay("verify", folder, "--level", "content").code == 0
 
     assert overlay("apply", locked, "--look-in", tmp_path / "disk", "-o", tmp_path / "serve").code == 5
+
+
+def test_the_copy_without_anything_else_is_preferred(
+    hub: LoopbackHub, locked: Path, tmp_path: Path, private_caches: Path
+) -> None:
+    hub.delete(BASE)
+    _forget(private_caches)
+    for name, more in (("a", {"README.md": b"mine"}), ("b", {}), ("c", {"config.json": b"{}"})):
+        folder = sharded().write(tmp_path / "disk" / name)
+        for file, data in more.items():
+            (folder / file).write_bytes(data)
+
+    assert overlay("apply", locked, "--look-in", tmp_path / "disk", "-o", tmp_path / "serve").code == 0
+    assert (tmp_path / "serve" / "model-00001-of-00002.safetensors").resolve().parent.name == "b"

@@ -221,3 +221,32 @@ def test_an_audit_of_a_diff_repository_holds_its_own_cards_claims_against_it(
     for reference in ("hf://me/diff", tmp_path / "repo"):
         ended = overlay("audit", reference, "--against", f"hf://{BASE}", "--json")
         assert [c["standing"] for c in ended.document["claims"] if "3 tensors" in c["text"]] == ["holds"], ended
+
+
+def test_content_of_what_lies_elsewhere_is_not_said_to_be_read(hub: LoopbackHub) -> None:
+    hub.seed(BASE, sharded().files())
+
+    ended = overlay("verify", f"hf://{BASE}", "--level", "content")
+    assert ended.code == 0
+    assert "2 shards elsewhere not read" in ended.output
+    assert "without an expected digest" not in ended.output
+
+
+@pytest.mark.parametrize("verb", ["status", "undo", "history"])
+def test_a_target_is_a_folder(verb: str) -> None:
+    ended = overlay(verb, "hf://org/name")
+
+    assert (ended.code, str(ended.refusal)) == (
+        2,
+        "hf://org/name: expected a folder of this machine, found an address",
+    )
+
+
+def test_a_config_that_is_too_large_is_an_error(tmp_path: Path) -> None:
+    folder = sharded().write(tmp_path / "base")
+    with (folder / "config.json").open("r+b") as stream:
+        stream.truncate(1 << 40)
+
+    ended = overlay("verify", folder)
+    assert ended.code == 1
+    assert "CFG001 config.json: expected at most" in ended.output
