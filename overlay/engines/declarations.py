@@ -42,7 +42,7 @@ def check_names(engine: Engine, subject: Subject) -> Iterator[Remark]:
     if subject.config is not None and not {"dtype", "torch_dtype"} & subject.scope.keys():
         yield remark("ENG004", CONFIG_NAME, "expected dtype, found none; vLLM infers it from all headers", "none")
     if subject.scope.get("tie_word_embeddings") is True and engine.has("unties by any shard"):
-        listed = {*(subject.weight_map or {}).values()}
+        listed = subject.listed
         for name in subject.top_shards:
             if subject.weight_map is not None and name not in listed and _has_head(subject, name):
                 yield remark("ENG005", name, "found lm_head.weight in a shard that is not listed; vLLM unties", "none")
@@ -54,7 +54,7 @@ def check_map(engine: Engine, subject: Subject, seen: Seen, opened: tuple[str, .
     yield from _copies(engine, subject, seen, order)
     if mapped is None:
         return
-    listed = {*mapped.values()}
+    listed = subject.listed
     for name in subject.top_shards:
         if name not in listed and name not in opened and name in subject.headers:
             yield remark("IDX010", name, "the index does not name this shard; it is not opened", "none")

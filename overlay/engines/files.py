@@ -60,7 +60,7 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def _values(subject: Subject) -> list[str]:
-    return sorted({*subject.weight_map.values()}) if subject.weight_map is not None else []
+    return list(subject.listed)
 
 
 def _vllm(engine: Engine, subject: Subject) -> Opening:

@@ -65,6 +65,11 @@ class Subject:
         inner = value.get("text_config")
         return {**value, **inner} if isinstance(inner, dict) else value
 
+    @cached_property
+    def listed(self) -> tuple[str, ...]:
+        """What the index names, sorted; costs a look at every entry, once."""
+        return tuple(sorted({*self.weight_map.values()})) if self.weight_map is not None else ()
+
     def number(self, key: str) -> int | None:
         """A whole number of the config; None where it is silent."""
         value = self.scope.get(key)

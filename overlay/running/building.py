@@ -92,7 +92,9 @@ def build_repository(opened: Opened, target: str, how: Conversion, places: Place
     """
     if look_at_target(target).state not in (TargetState.ABSENT, TargetState.EMPTY):
         problem = "expected an absent or empty folder, found something else"
-        hint = f"choose another folder for -o; if a build was interrupted there, overlay verify {target} says what it is"
+        hint = "choose another folder for -o"
+        if os.path.isfile(os.path.join(target, REPOSITORY_MANIFEST)):
+            hint += f"; overlay verify {target} says whether this is the repository, whole"
         raise Conflict(problem, subject=target, hint=hint)
     require_apart(target, opened.roots)
     composition = opened.compose()

@@ -261,7 +261,7 @@ def _with_nested(subject: Subject, directory: str) -> Subject:
         if len(nested) > _MOST_NESTED:
             break
     headers, unreadable = dict(subject.headers), dict(subject.unreadable)
-    for value in {*(subject.weight_map or {}).values()} - headers.keys() - unreadable.keys():
+    for value in {*subject.listed} - headers.keys() - unreadable.keys():
         if "/" in value and "\x00" not in value and value.endswith(SHARD_SUFFIX):
             try:
                 headers[value] = read_header(file_at(os.path.join(directory, value), value))

@@ -60,7 +60,7 @@ ENGINE_CODES: Final[dict[str, Meaning]] = {
     "ENG007": Meaning(
         _E,
         "a repository that holds only a difference is no checkpoint to serve",
-        "assemble it first: overlay apply REPOSITORY -o DIR --base BASE; overlay lint REPOSITORY --base BASE says what comes of it",
+        "assemble it first: overlay apply REPOSITORY -o DIR --base BASE; lint --base BASE says what comes of it",
         {VLLM: "FileNotFoundError (before 0.26: loads, nearly all weights uninitialised)"}
         | {
             SGLANG: "RuntimeError (before 0.5.17: loads, nearly all weights uninitialised)",
