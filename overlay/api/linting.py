@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from overlay.engines.versions import ENGINES, Engine, VersionProblem, newest, parse_engine
 from overlay.errors import UsageError
@@ -16,6 +17,7 @@ def lint(
     *,
     target: str | None = None,
     tensor_parallel: int = 1,
+    need_draft: bool = False,
     places: Places | None = None,
 ) -> Lint:
     """What `engines` will do with a checkpoint, a repository, or what a manifest describes; no engine means all of them.
@@ -25,6 +27,7 @@ def lint(
         engines: such as ``vllm`` or ``vllm==0.33.0``.
         target: the checkpoint that the draft is served beside.
         tensor_parallel: ranks that weights are cut for.
+        need_draft: whether it fails where an engine would have no draft layer, and would not say so.
         places: where things are on this machine.
 
     Raises:
@@ -32,7 +35,10 @@ def lint(
     """
     where = places or Places()
     wanted = _wanted(engines)
-    return lint_reference(reference, wanted, where, target=target, tensor_parallel=tensor_parallel, asked=bool(engines))
+    found = lint_reference(
+        reference, wanted, where, target=target, tensor_parallel=tensor_parallel, asked=bool(engines)
+    )
+    return replace(found, need_draft=need_draft)
 
 
 def fix(found: Lint, path: str, engines: Sequence[str] = (), *, places: Places | None = None) -> Lint:

@@ -21,6 +21,9 @@ from overlay.report.linting import lint_lines, load_lines
 @click.option(
     "--tensor-parallel", type=click.IntRange(1, 1024), default=1, show_default=True, help="Ranks to cut weights for."
 )
+@click.option(
+    "--need-draft", is_flag=True, help="Fail where an engine would have no draft layer, and would not say so."
+)
 @click.option("--explain-load", is_flag=True, help="Also list the files in order and the parameters they end in.")
 @click.option("--fix", is_flag=True, help="With -o: write a manifest that mends what a manifest can, and look again.")
 @click.option("-o", "--output", "path", metavar="FILE", help="With --fix: the new manifest.")
@@ -31,6 +34,7 @@ def lint(
     engines: tuple[str, ...],
     target: str | None,
     tensor_parallel: int,
+    need_draft: bool,
     explain_load: bool,
     fix: bool,
     path: str | None,
@@ -57,9 +61,10 @@ def lint(
     \b
     Reads:   the index, small files, every header, and scales of 4 bytes.
     Writes:  nothing; with --fix the manifest.
-    Exits:   0 nothing stands in the way of an engine that was asked, 1 an engine refuses or is wrong, or there are errors,
-             2 usage, 3 not a checkpoint, 4 conflict, 5 environment.
+    Exits:   0 nothing stands in the way of an engine that was asked, 1 an engine refuses or is wrong, there are errors, or
+             with --need-draft no draft, 2 usage, 3 not a checkpoint, 4 conflict, 5 environment.
     Example: overlay lint serve/ --engine vllm==0.33.0 --engine sglang
+             overlay lint serve/ --engine sglang --need-draft
              overlay lint glm-5.2-nvfp4-mtp.yaml --engine vllm
              overlay lint GLM-5.2-MTP-INT4/ --target GLM-5.2-AWQ-INT4/
              overlay lint serve/ --engine vllm --fix -o for-vllm.yaml
@@ -68,7 +73,9 @@ def lint(
     where = places(base, donor, allow_root, look_in)
     if fix != (path is not None):
         raise click.UsageError("expected --fix together with -o FILE")
-    found = api.lint(reference, engines, target=target, tensor_parallel=tensor_parallel, places=where)
+    found = api.lint(
+        reference, engines, target=target, tensor_parallel=tensor_parallel, need_draft=need_draft, places=where
+    )
     if path is not None:
         found = api.fix(found, path, engines, places=where)
     lines = [*lint_lines(found), *(load_lines(found) if explain_load else ())]

@@ -40,7 +40,7 @@ def write_fix(found: Lint, engines: Sequence[Engine], places: Places, path: str)
     name = title_of(os.path.basename(path).rpartition(".")[0])
     manifest = plan_fix(name, portable(found.subject), found.predictions, found.facts, asked=found.asked)
     write_document(path, render_manifest(Manifest.model_validate(manifest)))
-    again = lint_reference(path, engines, places, asked=found.asked)
+    again = replace(lint_reference(path, engines, places, asked=found.asked), need_draft=found.need_draft)
     return replace(again, written=path, profiles=tuple(manifest.get("engines", ())))
 
 

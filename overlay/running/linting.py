@@ -49,6 +49,8 @@ class Lint:
     """Engine to what it was told; for explanations."""
     asked: bool = True
     """Whether the user named the engines."""
+    need_draft: bool = False
+    """Whether an engine without a draft layer is one that fails."""
     unread: int = 0
     """Scales and shapes that rules ask for and that were not read: they lie elsewhere, or are not made yet."""
 
@@ -60,7 +62,10 @@ class Lint:
     @property
     def failing(self) -> list[Prediction]:
         """The predictions for which lint fails."""
-        return [prediction for prediction in self.predictions if prediction.fails(asked=self.asked)]
+        return [one for one in self.predictions if one.fails(asked=self.asked) or self._lacks(one)]
+
+    def _lacks(self, prediction: Prediction) -> bool:
+        return self.need_draft and prediction.draft == "absent"
 
     @property
     def ok(self) -> bool:

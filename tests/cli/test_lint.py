@@ -45,6 +45,17 @@ def test_the_base_alone_has_no_draft(founding: Path) -> None:
     assert {"vllm": ("ok", "refuses"), "sglang": ("ok", "absent")} == answers(founding / "base", *ENGINES)
 
 
+def test_a_draft_that_is_needed_must_be_there(founding: Path) -> None:
+    need = ("--engine", "sglang", "--need-draft")
+
+    assert (0, 1, 0) == (
+        overlay("lint", founding / "base", "--engine", "sglang").code,
+        overlay("lint", founding / "base", *need).code,
+        overlay("lint", founding / "serve", *need).code,
+    )
+    assert overlay("lint", founding / "base", *need).output.endswith("not ok for SGLang 0.5.23\n")
+
+
 def test_the_assembled_target_is_clean_on_sglang_and_vllm_needs_the_patches(founding: Path) -> None:
     expected = {"vllm": ("ok", "refuses"), "sglang": ("ok", "ok")}
     assert expected == answers(founding / "serve", *ENGINES)
