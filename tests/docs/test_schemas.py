@@ -24,9 +24,9 @@ from tests.bad_inputs.running import run_here
 from tests.bad_inputs.world import build
 from tests.docs.pages import DOCS
 from tests.docs.schemas import SCHEMAS, listed, objects, problems, used, validator
+from tests.engines.tiny import good
 from tests.probing.servers import VLLM, serving
 from tests.publishing import cases as publishing
-from tests.engines.tiny import good
 from tests.support import small
 from tests.support.checkpoints import INDEX, SIDECARS, Checkpoint, Tensor, tensor, write_hub_cache
 
