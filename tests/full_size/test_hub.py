@@ -70,7 +70,7 @@ def test_lock_of_460_gb_and_1_5_tb_transfers_headers_alone(
     )
     with capsys.disabled():
         print(
-            f"\nlock of 45 + 282 shards: {requests} requests, {sent / 1e6:.1f} MB, of which headers are {headers / 1e6:.1f} MB;"
+            f"\nlock of 45 + 282 shards: {requests} requests, {sent / 1e6:.1f} MB, headers {headers / 1e6:.1f} MB;"
             f" peak memory {peak / 1e6:.0f} MB; again: {again} requests; --upgrade: {upgraded}"
         )
 
