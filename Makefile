@@ -41,6 +41,8 @@ engines: $(BIN)/.dev $(ENGINES)/installed ## lint's predictions against the real
 
 bench: $(BIN)/.dev ## costs as ratios, measured in one run
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/linting.py
+	$(BIN)/python benchmarks/remote.py
 
 docs: $(BIN)/.dev ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py

@@ -117,8 +117,9 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return output.failed("expected a command, found none", "usage", 2, hint="overlay --help")
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx is not None else "overlay"
-        message = error.format_message().removesuffix(".")
+        verb = f"overlay {arguments[0]}" if arguments and arguments[0] in _VERBS else "overlay"
+        command = error.ctx.command_path if error.ctx is not None else verb
+        message = error.format_message().removesuffix(".").replace("\n\t", " ")  # click lists choices line by line
         return report_error(output, message, "usage", 2, hint=f"{command} --help")
     except (_Interrupted, KeyboardInterrupt, click.Abort):
         message = "interrupted; nothing was left half-written"

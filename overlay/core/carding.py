@@ -28,7 +28,7 @@ _LINES: Final = "Written by overlay publish; edit what stands outside of these t
 
 
 class CardProblem(ValueError):
-    """The front matter of a card is no YAML mapping."""
+    """The front matter of a card is no YAML mapping, or has aliases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Card:
         except CardProblem:
             return sha256_of(f"{self.front}\n---\n{self.own}".encode())
         kept = {key: value for key, value in present.items() if key not in self.stale}
-        return sha256_of(json.dumps([self.own, kept], sort_keys=True, default=str).encode())
+        return sha256_of(json.dumps([self.own, _plain(kept)], sort_keys=True).encode())
 
     @property
     def stale(self) -> set[str]:
@@ -66,9 +66,9 @@ class Card:
             present = _parsed(self.front)
         except CardProblem:
             return set()
-        return (
-            {key for key in ours if key in present and present[key] == ours[key]} if isinstance(ours, dict) else set()
-        )
+        if not isinstance(ours, dict):
+            return set()
+        return {key for key in ours if key in present and _plain(present[key]) == ours[key]}
 
     @property
     def edited(self) -> bool | None:
@@ -109,7 +109,7 @@ def merge(card: bytes, part: str, front: Front, folder: bytes = b"") -> bytes:
     `folder` is the card on this machine, which may be another one: what it says now is no news next time.
 
     Raises:
-        CardProblem: the front matter of `card` is no YAML mapping.
+        CardProblem: the front matter of `card` is no YAML mapping, or has aliases.
     """
     old = take_apart(card)
     present = _parsed(old.front)
@@ -118,7 +118,7 @@ def merge(card: bytes, part: str, front: Front, folder: bytes = b"") -> bytes:
     head = _kept_lines(old.front, old.stale) + _dumped(free)
     if not _says(head, {**kept, **free}):  # flow style, or a layout that lines do not show
         head = _dumped({**kept, **free})
-    notes = {"person": old.person, "folder": take_apart(folder or card).person, "front": free}
+    notes = {"person": old.person, "folder": take_apart(folder or card).person, "front": _plain(free)}
     note = json.dumps(notes, sort_keys=True, ensure_ascii=True)
     note = note.replace("--", "-\\u002d")  # would end the comment
     block = f"{_BEGIN} {note} -->\n<!-- {_LINES} -->\n\n{part.strip()}\n\n{_END}\n"
@@ -142,9 +142,29 @@ def _noted(text: str) -> Mapping[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases, by which a value can hold itself, and a few lines can be written out to gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("expected no aliases")
+        return super().compose_node(parent, index)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can say it: keys, dates and bytes become texts."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, set):
+        return sorted(str(entry) for entry in value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
 def _parsed(front: str) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(front) if front.strip() else {}
+        value = yaml.load(front, _Loader) if front.strip() else {}  # noqa: S506  # it is a safe loader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CardProblem(" ".join(str(error).split())[:300]) from None
     if value is None:

@@ -79,6 +79,16 @@ class TensorSource(NamedTuple):
     begin: int
     end: int
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.begin
+
+    @property
+    def extent(self) -> tuple[str, int, int]:
+        """Which bytes they are: location, begin and end.  An empty tensor begins where another one does."""
+        return self.file.location, self.begin, self.end
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from overlay.engines.predicting import Prediction
 from overlay.engines.remarks import Remark
@@ -25,24 +26,27 @@ def lint_lines(lint: Lint) -> Iterator[Block]:
     yield from _last_line(lint)
     if lint.written:
         profiles = " or ".join(f"--engine {name}" for name in lint.profiles)
-        yield f"written: {lint.written}; overlay apply {lint.written} {profiles}{' ' if profiles else ''}-o DIR makes it so"
+        so = "makes it so" if not lint.failing else "makes as much of it as a manifest can"
+        yield f"written: {lint.written}; overlay apply {lint.written} {profiles}{' ' if profiles else ''}-o DIR {so}"
 
 
 def _reasons(prediction: Prediction, *, asked: bool) -> Iterator[Block]:
     if not prediction.remarks:
         return
     yield Heading(prediction.engine.title)
-    for said in prediction.remarks[:_MOST]:
-        found = said.finding
-        yield Marked(f"{found.code} ", said.severity.value, f": {found.subject}: {found.message}{_consequence(said)}")
-        if said.fails(asked=asked):
-            yield f"  hint: {found.hint}"
-    if len(prediction.remarks) > _MOST:
-        yield f"and {len(prediction.remarks) - _MOST} more; --json lists them"
+    for code, same in groupby(prediction.remarks, key=lambda said: said.finding.code):
+        listed = list(same)
+        for said in listed[:_FEW]:
+            text = f": {said.finding.subject}: {said.finding.message}{_consequence(said)}"
+            yield Marked(f"{code} ", said.severity.value, text)
+        if len(listed) > _FEW:
+            yield f"  and {len(listed) - _FEW:,} more {code}; --json lists all"
+        if any(said.fails(asked=asked) for said in listed):
+            yield f"  hint: {listed[0].finding.hint}"
 
 
-_MOST = 20
-"""Findings of one engine that are printed."""
+_FEW = 5
+"""Findings of one code that are printed for an engine; a JSON document holds all of them."""
 
 
 def _consequence(said: Remark) -> str:

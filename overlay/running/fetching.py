@@ -106,7 +106,7 @@ def fetch_inputs(part: BuiltShard, drafts: Drafts, reporter: Reporter) -> Here:
     Raises:
         EnvironmentFault, Mismatch: as `fetch_graft`.
     """
-    wanted = {(s.file.location, s.begin): s for s in part.sources if s.file.is_remote}
+    wanted = {source.extent: source for source in part.sources if source.file.is_remote}
     if not wanted:
         return {}
     # Two donors may have a tensor of one name.
@@ -114,15 +114,14 @@ def fetch_inputs(part: BuiltShard, drafts: Drafts, reporter: Reporter) -> Here:
     sources = sorted(named, key=lambda source: layout_order(source.name, source.dtype))
     header = render_header(((s.name, s.dtype, s.shape) for s in sources), BUILT_METADATA)
     name, recipe = f"inputs-of-{part.name}", sha256_of(f"{recipe_digest(part)}".encode())
-    with reporter.task(f"fetching what {part.name} is made from", sum(s.end - s.begin for s in sources)) as advance:
+    with reporter.task(f"fetching what {part.name} is made from", sum(source.size for source in sources)) as advance:
         _fetch(name, header, sources, recipe, drafts, advance)
     file = file_at(drafts.path_of(name), name)
-    here: dict[tuple[str, int], TensorSource] = {}
+    here: dict[tuple[str, int, int], TensorSource] = {}
     at = len(header)
     for source in sources:
-        size = source.end - source.begin
-        here[source.file.location, source.begin] = source._replace(file=file, begin=at, end=at + size)
-        at += size
+        here[source.extent] = source._replace(file=file, begin=at, end=at + source.size)
+        at += source.size
     return here
 
 
@@ -132,7 +131,7 @@ def _fetch(
     """The draft `name`, made of `sources`, unless an earlier run has made it and it was not touched since."""
     noted = drafts.find(name, recipe)
     if noted is not None:
-        advance(sum(source.end - source.begin for source in sources))
+        advance(sum(source.size for source in sources))
         return WrittenShard(Digests(*noted["digests"]), dict(noted["tensors"]))
     written = fetch_shard(drafts.resume(name), header, sources, recipe, advance)
     digests = [written.digests.size, written.digests.sha256, written.digests.xxh3_128]

@@ -54,10 +54,10 @@ def fetch_shard(
         Mismatch: a file is no longer the one that was listed, or the disk does not hold what was written.
     """
     places = _places(header, sources)
-    size = len(header) + sum(source.end - source.begin for source in sources)
+    size = len(header) + sum(source.size for source in sources)
     with _explaining(path), _open(path, header, size, recipe) as shard:
         kept = shard.verify(places)
-        advance(sum(places[name].source.end - places[name].source.begin for name in kept))
+        advance(sum(places[name].source.size for name in kept))
         missing = [place for name, place in places.items() if name not in kept]
         _fetch(shard, missing, advance)
         os.fsync(shard.descriptor)
@@ -96,7 +96,7 @@ class _Shard:
     def digest(self, place: _Place) -> str:
         """Of a tensor as the file has it."""
         found = xxhash.xxh3_128()
-        for block in _blocks(self.descriptor, place.offset, place.source.end - place.source.begin):
+        for block in _blocks(self.descriptor, place.offset, place.source.size):
             found.update(block)
         return found.hexdigest()
 
@@ -114,7 +114,7 @@ def _places(header: bytes, sources: Iterable[TensorSource]) -> dict[str, _Place]
     places, at = {}, len(header)
     for source in sources:
         places[source.name] = _Place(source, at)
-        at += source.end - source.begin
+        at += source.size
     return places
 
 
@@ -181,7 +181,7 @@ def _bring(shard: _Shard, run: Run, offsets: Mapping[tuple[str, int, str], int],
     digests = {source.name: xxhash.xxh3_128() for source in run.sources}
     arrived = dict.fromkeys(digests, 0)
     finished: dict[str, str] = {
-        source.name: digests[source.name].hexdigest() for source in run.sources if _size(source) == 0
+        source.name: digests[source.name].hexdigest() for source in run.sources if source.size == 0
     }
     waiting = 0
     try:
@@ -194,7 +194,7 @@ def _bring(shard: _Shard, run: Run, offsets: Mapping[tuple[str, int, str], int],
             arrived[source.name] = at + len(block)
             waiting += len(block)
             advance(len(block))
-            if arrived[source.name] == _size(source):
+            if arrived[source.name] == source.size:
                 finished[source.name] = digests[source.name].hexdigest()
             if waiting >= _JOURNALLED and finished:
                 shard.note(finished)
@@ -211,7 +211,7 @@ def _pieces(run: Run) -> Iterator[tuple[TensorSource, memoryview]]:
         return
     with open_regular(run.file.location) as descriptor:
         for source in run.sources:
-            for block in _blocks(descriptor, source.begin, _size(source)):
+            for block in _blocks(descriptor, source.begin, source.size):
                 yield source, block
 
 
@@ -236,7 +236,7 @@ def _reread(shard: _Shard, header: bytes, places: Mapping[str, _Place]) -> Writt
     size = len(header)
     for name, place in places.items():
         tensor = xxhash.xxh3_128()
-        for block in _blocks(shard.descriptor, place.offset, _size(place.source)):
+        for block in _blocks(shard.descriptor, place.offset, place.source.size):
             for digest in (sha, xxh, tensor):
                 digest.update(block)
             size += len(block)
@@ -244,10 +244,6 @@ def _reread(shard: _Shard, header: bytes, places: Mapping[str, _Place]) -> Writt
             problem = f"expected xxh3-128 {shard.noted[name]}, as it came, found {tensor.hexdigest()} on the disk"
             raise Mismatch(problem, subject=f"{shard.path}: {name}", hint="check the disk, then run the command again")
     return WrittenShard(Digests(size, sha.hexdigest(), xxh.hexdigest()), {name: shard.noted[name] for name in places})
-
-
-def _size(source: TensorSource) -> int:
-    return source.end - source.begin
 
 
 def _journal(path: str) -> str:

@@ -86,8 +86,8 @@ def new_shard(path: str, header: bytes, size: int) -> Iterator[ShardFile]:
         os.close(descriptor)
 
 
-Here = Mapping[tuple[str, int], TensorSource]
-"""Location and begin of a tensor elsewhere, to the same tensor in a file of this machine."""
+Here = Mapping[tuple[str, int, int], TensorSource]
+"""Extent of a tensor elsewhere, to the same tensor in a file of this machine."""
 
 
 class Donors(ExitStack):
@@ -120,7 +120,7 @@ class Donors(ExitStack):
 
     def here(self, source: TensorSource) -> TensorSource:
         """`source`, where it is on this machine."""
-        return self._here.get((source.file.location, source.begin), source)
+        return self._here.get(source.extent, source)
 
     def read_into(self, source: TensorSource, memory: memoryview) -> None:
         """Read the bytes of `source` into `memory`, which is as long.

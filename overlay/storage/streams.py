@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -32,10 +33,12 @@ def coalesce(sources: Iterable[TensorSource], gap: int = GAP) -> list[Run]:
     """
     runs: list[Run] = []
     group: list[TensorSource] = []
+    reached = 0
     for source in sorted(sources, key=lambda s: (s.file.location, s.begin, s.end)):
-        if group and (source.file.location != group[0].file.location or source.begin > group[-1].end + gap):
+        if group and (source.file.location != group[0].file.location or source.begin > reached + gap):
             runs.append(_run(group))
             group = []
+        reached = max(reached, source.end) if group else source.end
         group.append(source)
     return [*runs, _run(group)] if group else runs
 
@@ -46,19 +49,19 @@ def stream(run: Run) -> Iterator[tuple[TensorSource, memoryview]]:
     Raises:
         EnvironmentFault, Mismatch: as `storage.remote.Remote.read`.
     """
-    waiting = list(run.sources)
+    waiting = deque(run.sources)
+    arriving: list[TensorSource] = []
     at = run.begin
     for piece in read_range(run.file, run.begin, run.end):
         view = memoryview(piece)
         stop = at + len(view)
         while waiting and waiting[0].begin < stop:
-            source = waiting[0]
+            arriving.append(waiting.popleft())
+        for source in arriving:
             begin, end = max(at, source.begin), min(stop, source.end)
             if end > begin:
                 yield source, view[begin - at : end - at]
-            if source.end > stop:
-                break
-            waiting.pop(0)
+        arriving = [source for source in arriving if source.end > stop]
         at = stop
 
 
@@ -84,13 +87,14 @@ class Streams:
     """Ranges of files elsewhere, taken in an order known beforehand, so that contiguous ones come in one answer."""
 
     def __init__(self, sources: Sequence[TensorSource]) -> None:
-        self._ends: dict[tuple[str, int], int] = {}
-        for source, following in zip(reversed(sources), [None, *reversed(sources)], strict=False):
+        self._ends: dict[tuple[str, int, int], int] = {}
+        backwards = [source for source in reversed(sources) if source.size]
+        for source, following in zip(backwards, [None, *backwards], strict=False):
             joined = following is not None and _follows(source, following)
-            end = self._ends[_place(following)] if joined and following is not None else source.end
-            self._ends[_place(source)] = end
+            end = self._ends[following.extent] if joined and following is not None else source.end
+            self._ends[source.extent] = end
         self._file = ""
-        self._at = 0
+        self._at = self._end = 0
         self._pieces: Iterator[bytes] = iter(())
         self._rest = memoryview(b"")
 
@@ -100,10 +104,12 @@ class Streams:
         Raises:
             EnvironmentFault, Mismatch: as `storage.remote.Remote.read`.
         """
-        if (self._file, self._at) != (source.file.location, source.begin):
-            end = self._ends.get(_place(source), source.end)
-            self._pieces, self._rest = read_range(source.file, source.begin, end), memoryview(b"")
+        if not source.size:
+            return
+        if (self._file, self._at) != (source.file.location, source.begin) or self._at == self._end:
             self._file, self._at = source.file.location, source.begin
+            self._end = self._ends.get(source.extent, source.end)
+            self._pieces, self._rest = read_range(source.file, self._at, self._end), memoryview(b"")
         while self._at < source.end:
             if not self._rest:
                 self._rest = memoryview(next(self._pieces))
@@ -117,9 +123,5 @@ def _run(group: list[TensorSource]) -> Run:
     return Run(group[0].file, group[0].begin, max(source.end for source in group), tuple(group))
 
 
-def _place(source: TensorSource) -> tuple[str, int]:
-    return source.file.location, source.begin
-
-
 def _follows(one: TensorSource, other: TensorSource) -> bool:
-    return one.file.location == other.file.location and one.end == other.begin and other.end > other.begin
+    return one.file.location == other.file.location and one.end == other.begin
