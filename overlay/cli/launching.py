@@ -53,7 +53,7 @@ def launch(
     says why.  The options of a manifest come next; those that are named here take their place, and EXTRA comes last.
 
     With --exec the command takes the place of this process, so that signals reach the server; a checkpoint with errors is
-    not launched.  With -q only the command is printed.
+    not launched.  With -q only the command is printed.  Whether the engine can load what it names, overlay lint says.
 
     \b
     Reads:   config.json, the receipt, the manifest, links; with --exec every header; with --checksum the small files.

@@ -52,11 +52,12 @@ def lint(
     differ or stay unset) or absent (no draft, and no error says so). Nothing is loaded: headers, the index, the configs
     and a few bytes of scales decide. Without --engine all engines are asked, at the newest release that is known.
 
-    REFERENCE may be a manifest: what apply would give, with its changes for each engine.
+    REFERENCE may be a manifest: what apply would give, with its changes for each engine. Of a folder that holds only a
+    difference, name the manifest in it.
 
     With --fix a manifest is written that makes the engines load the checkpoint, as far as a manifest can: entries in the
-    lists of unquantised modules, a declared draft layer, files left out. The checkpoint is never changed; apply with
-    --engine uses the manifest.
+    lists of unquantised modules, a declared draft layer, files left out. REFERENCE is then a checkpoint and not
+    a manifest. It is never changed: apply the manifest with --engine NAME, since without it changes for an engine are left out.
 
     \b
     Reads:   the index, small files, every header, and scales of 4 bytes.

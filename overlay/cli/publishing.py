@@ -19,7 +19,7 @@ from overlay.report.publishing import published_document, published_lines
 @click.argument("repo", metavar="[hf://ORG/NAME]", default="")
 @click.option("--full", is_flag=True, help="A complete repository: the base's shards are copied on the server.")
 @click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")
-@click.option("--dry-run", is_flag=True, help="Show operations and bytes; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Ask the Hub, show operations and bytes; change nothing.")
 @click.option("--private", is_flag=True, help="Make the repository private, when it is made.")
 @click.option("--message", default="", help="Of the commit.")
 @click.option("--allow", multiple=True, metavar="CODE", help="Go on in spite of this finding: SEC002, SEC012, SEC014.")

@@ -22,6 +22,6 @@ def launch_lines(launch: Launch) -> Iterator[Block]:
     outside = [mount for mount in launch.mounts[1:] if mount.target != launch.checksum]
     if outside and launch.command.words[0] != "docker":
         volumes = " ".join(f"-v {quote(f'{m.source}:{m.target}:ro')}" for m in launch.mounts)
-        yield Marked("", "note", f": links leave the folder; --docker IMAGE prints the command with {volumes}")
+        yield Marked("", "note", f": links leave the folder; a container needs {volumes}; see --docker")
     for note in launch.command.notes:
         yield Marked("", "note", f": {note}")
