@@ -22,7 +22,7 @@ from overlay.running.extracting import Extracted, extract
 from overlay.running.fetching import fetch_files, whole_files, with_files
 from overlay.running.locating import Places, locate, open_sound, portable, title_of
 from overlay.running.locking import pin, refuse
-from overlay.running.opening import open_manifest, open_pair
+from overlay.running.opening import open_manifest, open_pair, require_known_donors
 from overlay.running.preparing import Request, decide, manifest_in, open_request
 from overlay.running.spacing import require_space, require_space_for
 from overlay.running.undoing import Undone, undo_target
@@ -79,6 +79,7 @@ def lock(
     path = (manifest_in(path) if os.path.isdir(path) else None) or path
     where = places or Places()
     opened = open_manifest(path, where, with_lock=not upgrade)
+    require_known_donors(opened, where)
     fresh = pin(opened, opened.compose(), level, reporter or Silent())
     old = opened.lock
     if old is not None and old.manifest_sha256 == fresh.manifest_sha256:

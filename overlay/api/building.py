@@ -6,7 +6,7 @@ from overlay.core.progress import Reporter, Silent
 from overlay.running.building import Built, build_repository
 from overlay.running.converting import Conversion
 from overlay.running.locating import Places
-from overlay.running.opening import open_manifest
+from overlay.running.opening import open_manifest, require_known_donors
 from overlay.storage.targets import absolute
 
 
@@ -21,4 +21,5 @@ def build(
     """Make the shards of the grafts of the manifest at `path`, and the repository `target` that holds them."""
     where = places or Places()
     opened = open_manifest(path, where, with_lock=False)
+    require_known_donors(opened, where)
     return build_repository(opened, absolute(target), how or Conversion(), where, reporter or Silent())

@@ -47,7 +47,9 @@ def launch(
         InvalidInput: it cannot be served so; the message says why.
         EnvironmentFault: something cannot be read or written.
     """
-    if not 1 <= (port or 1) <= 65535 or (tensor_parallel or 1) < 1 or port == 0 or tensor_parallel == 0:
+    no_port = port is not None and not 1 <= port <= 65535
+    no_device = tensor_parallel is not None and tensor_parallel < 1
+    if no_port or no_device:
         raise UsageError("expected a port from 1 to 65535 and at least 1 device", hint="overlay launch --help")
     order = Order(
         engine=engine,

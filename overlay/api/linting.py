@@ -41,13 +41,12 @@ def lint(
     return replace(found, need_draft=need_draft)
 
 
-def fix(found: Lint, path: str, engines: Sequence[str] = (), *, places: Places | None = None) -> Lint:
+def fix(found: Lint, path: str, *, places: Places | None = None) -> Lint:
     """Write a manifest that mends what a manifest can mend of `found` to the new file `path`, and look at it again.
 
     Args:
         found: what `lint` found.
         path: the manifest; what it is laid over is never changed.
-        engines: as `lint` was asked.
         places: where things are on this machine.
 
     Raises:
@@ -57,7 +56,7 @@ def fix(found: Lint, path: str, engines: Sequence[str] = (), *, places: Places |
     """
     from overlay.running.fixing import write_fix  # manifests take 0.1 s to import
 
-    return write_fix(found, _wanted(engines), places or Places(), path)
+    return write_fix(found, places or Places(), path)
 
 
 def _wanted(engines: Sequence[str]) -> list[Engine]:

@@ -11,7 +11,6 @@ from overlay.core.progress import Reporter, Silent
 from overlay.core.publish_gate import ALLOWABLE, find_obstacles
 from overlay.core.publish_terms import find_licence_obstacles, name_of_licence
 from overlay.core.publishing import (
-    CARD,
     Destination,
     Origin,
     PublishPlan,
@@ -23,6 +22,7 @@ from overlay.core.publishing import (
 )
 from overlay.errors import UsageError
 from overlay.formats.front_matter import read_front_matter
+from overlay.formats.names import CARD_NAME
 from overlay.formats.references import HubReference, parse_reference
 from overlay.running.locating import Places
 from overlay.running.publishing import (
@@ -93,7 +93,7 @@ def _plan(repository: Repository, repo: str, how: Publication) -> PublishPlan:
     ]
     items = wanted(repository, origin, mode)
     if mode != "change" and card:
-        items.append(made_item(CARD, card))
+        items.append(made_item(CARD_NAME, card))
     plan = PublishPlan(
         repo=repo,
         mode=mode,
@@ -117,7 +117,7 @@ def _card(
 
     manifest, lock = repository.manifest, repository.lock
     mode = mode_for(manifest, destination.repo, full=how.full)
-    own, note = choose(repository.text_of(CARD), destination.card)
+    own, note = choose(repository.text_of(CARD_NAME), destination.card)
     stated = {"license": manifest.license} if manifest.license else read_front_matter(own)
     if manifest.license and origin is not None:  # `other` is told apart by the name that goes with it
         stated = {**read_front_matter(origin.card), **read_front_matter(own), "license": manifest.license}
@@ -128,7 +128,7 @@ def _card(
     theirs = {f"donor {name} ({manifest.donors[name]})": licence for name, licence in licences.items()}
     if origin is not None and mode != "change":
         theirs[f"the base ({origin.reference})"] = name_of_licence(read_front_matter(origin.card))
-    terms = list(find_licence_obstacles(ours, theirs, CARD))
+    terms = list(find_licence_obstacles(ours, theirs, CARD_NAME))
     if lock is None:
         return b"", terms, note
     base = None
@@ -152,12 +152,12 @@ def _card(
     )
     try:
         return (
-            merge(own or stub_for(facts), render_part(facts), front_for(facts), repository.text_of(CARD)),
+            merge(own or stub_for(facts), render_part(facts), front_for(facts), repository.text_of(CARD_NAME)),
             terms,
             note,
         )
     except CardProblem as problem:
-        return b"", [*terms, about("CFG001", CARD, f"expected YAML front matter, found: {problem}")], note
+        return b"", [*terms, about("CFG001", CARD_NAME, f"expected YAML front matter, found: {problem}")], note
 
 
 def _destination(text: str, path: str) -> str:

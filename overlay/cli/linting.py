@@ -56,8 +56,9 @@ def lint(
     difference, name the manifest in it.
 
     With --fix a manifest is written that makes the engines load the checkpoint, as far as a manifest can: entries in the
-    lists of unquantised modules, a declared draft layer, files left out. REFERENCE is then a checkpoint and not
-    a manifest. It is never changed: apply the manifest with --engine NAME, since without it changes for an engine are left out.
+    lists of unquantised modules, a declared draft layer, files left out. REFERENCE is then a checkpoint and not a
+    manifest. It is never changed: apply the new manifest, with --engine NAME, since changes for an engine are made for it
+    alone.
 
     \b
     Reads:   the index, small files, every header, and scales of 4 bytes.
@@ -78,7 +79,7 @@ def lint(
         reference, engines, target=target, tensor_parallel=tensor_parallel, need_draft=need_draft, places=where
     )
     if path is not None:
-        found = api.fix(found, path, engines, places=where)
+        found = api.fix(found, path, places=where)
     lines = [*lint_lines(found), *(load_lines(found) if explain_load else ())]
     output.show("lint", found.document(loads=explain_load), lines, brief="ok" if found.ok else "not ok")
     sys.exit(0 if found.ok else 1)

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -41,6 +41,8 @@ _VERBS = {
     "demo": ("demo", "Run the founding case on a scaled-down replica."),
 }
 
+_TRAFFIC = "overlay.storage.hub.traffic"
+"""Imported by whatever asks the Hub, and by nothing else."""
 INTERRUPTED = 130
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended; 0 would be a verdict that nobody read
 
@@ -89,9 +91,11 @@ def main() -> NoReturn:
     gc.disable()
     if "_OVERLAY_COMPLETE" in os.environ:  # the shell asks for completions
         cli.main(prog_name="overlay")
+    module = sys.modules.get(_TRAFFIC)
+    before = (module.traffic(), len(module.remarks())) if module is not None else None  # a process may run several
     try:
         code = _run(sys.argv[1:])
-        _tell_traffic()
+        _tell_traffic(before)
     except BrokenPipeError:  # the reader of our output went away (``overlay … | head``)
         code = CLOSED_PIPE
         _silence()
@@ -136,14 +140,14 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _tell_traffic() -> None:
-    """Say what was asked of the Hub, where anything was."""
-    module = sys.modules.get("overlay.storage.hub.traffic")
+def _tell_traffic(before: tuple[Any, int] | None) -> None:
+    """Say what was asked of the Hub since `before`, where anything was."""
+    module = sys.modules.get(_TRAFFIC)
     if module is None or any(argument in ("-q", "--quiet") for argument in sys.argv):
         return
-    for line in module.remarks():
+    for line in module.remarks()[before[1] if before else 0 :]:
         print(f"note: {line}", file=sys.stderr)
-    seen = module.traffic()
+    seen = module.traffic() - before[0] if before else module.traffic()
     if seen.requests:
         from overlay.report.text import in_bytes
 

@@ -72,7 +72,7 @@ def _split(
     tensors: tuple[TensorSource, ...], recipe: Recipe | None, limit: int | None
 ) -> list[tuple[TensorSource, ...]]:
     """Stretches of `tensors` of at most `limit` bytes, unless one tensor, or what is computed together, is larger."""
-    if limit is None or sum(map(_size, tensors)) <= limit:
+    if limit is None or sum(tensor.size for tensor in tensors) <= limit:
         return [tensors]
     by_name = {tensor.name: tensor for tensor in tensors}
     together = [[by_name[value.name] for value in job.outputs] for job in recipe.jobs] if recipe is not None else []
@@ -81,7 +81,7 @@ def _split(
     chunks: list[list[TensorSource]] = [[]]
     room = limit
     for group in sorted(groups, key=lambda group: min(tensor.name for tensor in group)):
-        size = sum(map(_size, group))
+        size = sum(tensor.size for tensor in group)
         if size > room and chunks[-1]:
             chunks.append([])
             room = limit
@@ -98,10 +98,6 @@ def _parts(recipe: Recipe | None, chunks: Sequence[Sequence[TensorSource]]) -> I
     from overlay.core.recipes.grafts import part_of
 
     yield from (part_of(recipe, chunk) for chunk in chunks)
-
-
-def _size(tensor: TensorSource) -> int:
-    return tensor.end - tensor.begin
 
 
 def realise(choice: Choice, kept: Sequence[TensorSource] | None = None) -> LinkedShard | BuiltShard:

@@ -10,8 +10,7 @@ from overlay.core.findings import Finding, about
 from overlay.core.sidecar_diffing import diff_sidecar
 from overlay.core.sidecar_roles import Role, role_of
 from overlay.formats.front_matter import read_front_matter
-
-CARD = "README.md"
+from overlay.formats.names import CARD_NAME
 
 _KEYS = ("license", "license_name", "license_link")
 _TERMS = re.compile(r"licen[cs]e|copying", re.IGNORECASE)
@@ -29,7 +28,7 @@ def find_licence_risks(old: Mapping[str, bytes] | None, new: Mapping[str, bytes]
     yield from changed
     if not changed and not _states_licence(new):
         also = ", and neither does the base" if old is not None else ""
-        yield about("SEC009", CARD, f"no file and no front matter states a licence{also}", key="license")
+        yield about("SEC009", CARD_NAME, f"no file and no front matter states a licence{also}", key="license")
 
 
 def _changes(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[Finding]:
@@ -45,11 +44,11 @@ def _changes(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[Fin
     for key in _KEYS:
         if ours.get(key) != theirs.get(key):
             expected, found = (cut(keys[key]) if key in keys else "nothing" for keys in (ours, theirs))
-            yield about("SEC008", CARD, f"expected {expected}, the base's, found {found}", key=key)
+            yield about("SEC008", CARD_NAME, f"expected {expected}, the base's, found {found}", key=key)
 
 
 def _keys(sidecars: Mapping[str, bytes]) -> dict[str, str]:
-    return read_front_matter(sidecars.get(CARD, b""))
+    return read_front_matter(sidecars.get(CARD_NAME, b""))
 
 
 def _states_licence(sidecars: Mapping[str, bytes]) -> bool:

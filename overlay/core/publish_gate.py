@@ -13,7 +13,6 @@ from typing import Final
 from overlay.core.file_kinds import kind_of
 from overlay.core.findings import Finding, about
 from overlay.core.publishing import (
-    CARD,
     LOCK_NAME,
     REPORT_NAME,
     Destination,
@@ -30,8 +29,8 @@ from overlay.core.publishing import (
 from overlay.core.sidecar_roles import Role, role_of
 from overlay.formats.lock import Lock, LockedFile
 from overlay.formats.manifest import Manifest
-from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, explain_target_name
-from overlay.formats.references import HubReference, PathReference, parse_reference
+from overlay.formats.names import CARD_NAME, INDEX_NAME, REPOSITORY_MANIFEST, explain_target_name
+from overlay.formats.references import COMMIT, HubReference, PathReference, parse_reference
 
 ALLOWABLE: Final = ("SEC002", "SEC012", "SEC014")
 """Codes that ``--allow`` takes: code that the manifest names is published, unnamed files are left out, and a licence is the
@@ -123,7 +122,7 @@ def find_missing(repository: Repository) -> Iterator[Finding]:
 def find_unexpected(repository: Repository, origin: Origin | None) -> Iterator[Finding]:
     """What lies in the folder and nobody named; and what was named and can run code, unless the base has it too."""
     named = {*result_names(repository), *named_files(repository.manifest), *licences(repository)}
-    named |= {REPOSITORY_MANIFEST, LOCK_NAME, REPORT_NAME, CARD, INDEX_NAME}
+    named |= {REPOSITORY_MANIFEST, LOCK_NAME, REPORT_NAME, CARD_NAME, INDEX_NAME}
     known = origin.files if origin is not None else {}
     for name, item in sorted(repository.files.items()):
         if name not in named:
@@ -253,7 +252,7 @@ def find_uncopyable(
 def _commit_of(lock: Lock, manifest: Manifest) -> str:
     """The base's commit, by the lock or by a manifest that names one itself."""
     base = parse_reference(manifest.base) if manifest.base is not None else None
-    named = base.revision if isinstance(base, HubReference) and re.fullmatch(r"[0-9a-f]{40}", base.revision) else ""
+    named = base.revision if isinstance(base, HubReference) and COMMIT.fullmatch(base.revision) else ""
     return (lock.base.commit if lock.base is not None else None) or named
 
 

@@ -17,14 +17,13 @@ from overlay.core.findings import Finding
 from overlay.core.sidecar_roles import Role, role_of
 from overlay.formats.lock import Lock
 from overlay.formats.manifest import Manifest
-from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, SINGLE_NAME, lock_path
+from overlay.formats.names import CARD_NAME, INDEX_NAME, REPOSITORY_MANIFEST, SINGLE_NAME, lock_path
 from overlay.formats.references import HubReference, PathReference, parse_reference
 from overlay.formats.steps import KeepExpertsStep
 
 Mode = Literal["difference", "whole", "change"]
 Do = Literal["upload", "copy", "keep"]
 
-CARD: Final = "README.md"
 LOCK_NAME: Final = lock_path(REPOSITORY_MANIFEST)
 REPORT_NAME: Final = "conversion.json"
 """What `running.building` says of lossy steps."""
@@ -199,7 +198,7 @@ def result_names(repository: Repository) -> Iterator[str]:
     yield from lock.grafts
     if lock.result.index_sha256 != NO_INDEX:
         yield INDEX_NAME
-    yield from (name for name in lock.files if not is_hidden(name) and name != CARD)
+    yield from (name for name in lock.files if not is_hidden(name) and name != CARD_NAME)
 
 
 def is_hidden(name: str) -> bool:
@@ -247,7 +246,7 @@ def base_files(repository: Repository) -> dict[str, str]:
         return {}
     shards = {name for name, file in lock.base.files.items() if file.header_sha256 is not None}
     removed = {name for name, change in manifest.files.items() if change.remove}
-    gone = {*shards, *lock.files, *removed, INDEX_NAME, CARD, *licences(repository)}
+    gone = {*shards, *lock.files, *removed, INDEX_NAME, CARD_NAME, *licences(repository)}
     files = {name: name for name in lock.base.files if name not in gone}
     for path in index_shards(repository):
         if path in lock.grafts or path in lock.trims:

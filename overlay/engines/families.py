@@ -49,8 +49,6 @@ class Family:
     """Keys of the config that `MtpModel` needs beyond the published ones; None: it cannot draft for the family."""
     default_drafts: int = 0
     """Draft layers where the config is silent: the default of transformers' config class, which engines use as well."""
-    mtp_file: bool = False
-    """Whether SGLang adds ``mtp.safetensors`` that the index does not name."""
 
 
 _MLA: Final = {
@@ -93,7 +91,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
         sglang_loader="glm4",
         transformers_layers=(46, 92),
         default_drafts=1,
-        mtp_file=True,
     ),
     Family(
         name="glm4_moe_lite",
@@ -105,7 +102,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
         sglang_loader="deepseek",
         transformers_layers=(47,),
         transformers_keys=None,
-        mtp_file=True,
     ),
     Family(
         name="qwen3_next",

@@ -92,11 +92,6 @@ def needs_of(subject: Subject, family: Family, layer: int, *, draft: bool) -> Ne
     return None if numbers.missing or experts > _MOST_EXPERTS else Needs(slots, experts, projections, frozenset(may))
 
 
-def needed_names(family: Family) -> tuple[str, ...]:
-    """The joins of a draft whose shapes are not derived: without them there is no draft."""
-    return tuple(f"{family.beside}.{join}" for join in family.joins)
-
-
 class _Numbers:
     """Whole numbers of a config, remembering which were asked for and are missing."""
 

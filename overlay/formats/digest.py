@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from overlay.formats import strict_json
 
@@ -24,6 +25,14 @@ class Digests:
 def sha256_of(data: bytes) -> str:
     """sha256 of `data` in hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def git_hasher(size: int) -> Any:
+    """What gives git's id of a file of `size` bytes once it is fed with them: sha1 over ``blob <size>\\0`` and the bytes.
+
+    Source: gitformat-loose.
+    """
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def digest_of_list(entries: Iterable[tuple[str, int, str]]) -> str:

@@ -15,6 +15,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A revision that is a commit, and so means the same for ever."""
+
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _REPO = rf"(?:models/)?((?!(?:models|datasets|spaces|buckets|kernels)/){_SEGMENT}/{_SEGMENT})"
 _SPECIAL = r"refs/(?:pr/[0-9]+|convert/[A-Za-z0-9_]+)"

@@ -15,7 +15,6 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from overlay.core.publishing import (
-    CARD,
     LOCK_NAME,
     NO_INDEX,
     REPORT_NAME,
@@ -29,7 +28,7 @@ from overlay.core.publishing import (
 )
 from overlay.formats.dtypes import count_bytes
 from overlay.formats.lock import Lock, LockedTensor
-from overlay.formats.names import REPOSITORY_MANIFEST
+from overlay.formats.names import CARD_NAME, REPOSITORY_MANIFEST
 from overlay.formats.references import HubReference, parse_reference
 from overlay.report.text import in_bytes
 
@@ -153,7 +152,7 @@ def by_hand(facts: Facts, lock: Lock) -> Iterator[str]:
 
 def _listed(facts: Facts) -> list[str]:
     own = [*result_names(facts.repository), *named_files(facts.repository.manifest)]
-    return sorted({name for name in own if name not in (CARD, REPOSITORY_MANIFEST, LOCK_NAME)})
+    return sorted({name for name in own if name not in (CARD_NAME, REPOSITORY_MANIFEST, LOCK_NAME)})
 
 
 def _added(lock: Lock) -> dict[str, int]:

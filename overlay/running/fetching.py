@@ -8,8 +8,8 @@ conversion is done.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
@@ -25,6 +25,7 @@ from overlay.running.opening import Opened
 from overlay.storage.drafts import Drafts
 from overlay.storage.fetching import fetch_shard
 from overlay.storage.local import file_at
+from overlay.storage.parallel import in_parallel
 from overlay.storage.proofs import cache_folder
 from overlay.storage.seen import digest_header
 from overlay.storage.shard_file import Here
@@ -44,23 +45,32 @@ def whole_files(composition: Composition) -> list[FileSeen]:
 def fetch_files(files: Iterable[FileSeen], reporter: Reporter) -> dict[str, FileSeen]:
     """Address to file of this machine, for every one of `files`.
 
-    What is here already is not fetched again; what was fetched was compared with the sha256 that its listing states.
+    What is here already is not fetched again; what was fetched was compared with the sha256 that its listing states.  An
+    interrupt, or the first that fails, ends it at once; the others stop with their next piece.
 
     Raises:
         EnvironmentFault: one cannot be fetched; those that were stay.
         Mismatch: the bytes are not what the listing states.
     """
-    wanted = list(files)
-    with (
-        reporter.task("fetching", sum(file.size for file in wanted)) as advance,
-        ThreadPoolExecutor(_AT_ONCE) as pool,
-    ):
-        futures = {file.location: pool.submit(download, file, advance) for file in wanted}
+    wanted = {file.location: file for file in files}
+    lock, stop = threading.Lock(), threading.Event()
+    with reporter.task("fetching", sum(file.size for file in wanted.values())) as advance:
+
+        def report(count: int) -> None:
+            with lock:
+                if stop.is_set():
+                    raise _Stopped
+                advance(count)
+
         try:
-            return {location: future.result() for location, future in futures.items()}
+            return in_parallel(lambda location: download(wanted[location], report), list(wanted), _AT_ONCE)
         finally:
-            for future in futures.values():
-                future.cancel()
+            with lock:
+                stop.set()
+
+
+class _Stopped(Exception):
+    """Nobody waits for this file any more; it is raised where a piece of it has come."""
 
 
 def with_files(opened: Opened, here: Mapping[str, FileSeen]) -> Opened:

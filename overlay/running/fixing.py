@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 
 from overlay.core.checking import check
@@ -11,15 +10,15 @@ from overlay.core.deriving import render_manifest
 from overlay.core.findings import errors
 from overlay.core.mending import is_mendable
 from overlay.engines.fixing import plan_fix
-from overlay.engines.versions import Engine
 from overlay.errors import Conflict, InvalidInput, UsageError
 from overlay.formats.manifest import Manifest
 from overlay.running.linting import Lint, lint_reference
 from overlay.running.locating import Places, locate, open_checkpoint, portable, title_of
 from overlay.storage.documents import write_document
+from overlay.storage.stores import is_address
 
 
-def write_fix(found: Lint, engines: Sequence[Engine], places: Places, path: str) -> Lint:
+def write_fix(found: Lint, places: Places, path: str) -> Lint:
     """Write the manifest with what a manifest can mend of `found` to the new file `path`, and predict again with it.
 
     Raises:
@@ -28,11 +27,15 @@ def write_fix(found: Lint, engines: Sequence[Engine], places: Places, path: str)
         InvalidInput: the checkpoint has errors that no manifest mends: `verify --fix` comes first.
     """
     folder = locate(found.subject, ".", places)
-    if not path.endswith((".yaml", ".yml")) or os.path.isfile(found.subject) or found.target is not None:
+    if not path.endswith((".yaml", ".yml")):
+        raise UsageError("expected a name that ends in .yaml", subject=path, hint="--fix -o fixed.yaml")
+    if found.subject.endswith((".yaml", ".yml")) or found.target is not None:
+        what = "a draft beside a target" if found.target is not None else "a manifest, which can be edited"
+        hint = "name a checkpoint alone, such as the folder that apply made"
         raise UsageError(
-            "expected a checkpoint, and a name that ends in .yaml", subject=path, hint="--fix -o fixed.yaml"
+            f"expected a checkpoint to lay a manifest over, found {what}", subject=found.subject, hint=hint
         )
-    if os.path.realpath(os.path.dirname(path) or ".") == folder:
+    if not is_address(folder) and os.path.commonpath([os.path.realpath(path), folder]) == folder:
         raise Conflict("expected a place outside of the checkpoint", subject=path, hint="name a file elsewhere")
     if os.path.lexists(path):
         raise Conflict("expected a new file, found one of this name", subject=path, hint="name another file")
@@ -40,8 +43,9 @@ def write_fix(found: Lint, engines: Sequence[Engine], places: Places, path: str)
     name = title_of(os.path.basename(path).rpartition(".")[0])
     manifest = plan_fix(name, portable(found.subject), found.predictions, found.facts, asked=found.asked)
     write_document(path, render_manifest(Manifest.model_validate(manifest)))
-    again = replace(lint_reference(path, engines, places, asked=found.asked), need_draft=found.need_draft)
-    return replace(again, written=path, profiles=tuple(manifest.get("engines", ())))
+    engines = [prediction.engine for prediction in found.predictions]
+    again = lint_reference(path, engines, places, tensor_parallel=found.tensor_parallel, asked=found.asked)
+    return replace(again, need_draft=found.need_draft, written=path, profiles=tuple(manifest.get("engines", ())))
 
 
 def _require_sound(reference: str, folder: str, places: Places) -> None:

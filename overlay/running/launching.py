@@ -106,7 +106,7 @@ class Launch:
 def prepare_launch(reference: str, order: Order, reporter: Reporter, *, verify: bool = False) -> Launch:
     """The command that serves the checkpoint that `reference` means.
 
-    Writes the file of checksums where one is asked for, unless verifying found errors.
+    Writes the file of checksums where one is asked for, unless verifying found errors; nothing before all is decided.
 
     Args:
         reference: a folder, or a repository that the Hub cache holds whole.
@@ -142,18 +142,20 @@ def prepare_launch(reference: str, order: Order, reporter: Reporter, *, verify: 
     if draft is not None:
         mounts = prune(dict.fromkeys([*mounts, *mounts_for(draft.path, draft.roots)]))
     verdicts = tuple(_verify(opened, order.places, reporter) for opened in (served, draft) if opened and verify)
-    if checksum is not None and all(verdict.ok for verdict in verdicts):
-        write_document(checksum, render_checksums(_digests(served)))
+    sums = _digests(served) if checksum is not None and all(verdict.ok for verdict in verdicts) else None
+    if checksum is not None:
         mounts.append(Mount(os.path.realpath(checksum), checksum))
     if order.docker is not None:
         command = in_docker(command, order.engine, order.docker, mounts)
+    if checksum is not None and sums is not None:
+        write_document(checksum, render_checksums(sums))
     return Launch(
         engine=order.engine,
         directory=served.path,
         command=command,
         mounts=tuple(mounts),
         manifest=manifest,
-        checksum=checksum,
+        checksum=checksum if sums is not None else None,
         verdicts=verdicts,
     )
 

@@ -19,7 +19,7 @@ from overlay.engines.predicting import Facts, Prediction, predict
 from overlay.engines.subject import NO_METADATA, Subject
 from overlay.engines.values import wanted_values
 from overlay.engines.versions import Engine
-from overlay.errors import InvalidInput
+from overlay.errors import OverlayError
 from overlay.formats.header import Header, HeaderProblem
 from overlay.formats.index import MAX_INDEX_BYTES
 from overlay.formats.model_config import CONFIG_NAME
@@ -49,6 +49,8 @@ class Lint:
     """Engine to what it was told; for explanations."""
     asked: bool = True
     """Whether the user named the engines."""
+    tensor_parallel: int = 1
+    """Ranks that weights are cut for."""
     need_draft: bool = False
     """Whether an engine without a draft layer is one that fails."""
     unread: int = 0
@@ -118,8 +120,15 @@ def lint_reference(
             else:
                 predictions.append(predict_pair(engine, known.facts(target, engine), facts))
     unread = reader.unread + (known.unread if target is not None else 0)
-    found = tuple(predictions)
-    return Lint(subject=reference, target=target, predictions=found, facts=told, asked=asked, unread=unread)
+    return Lint(
+        subject=reference,
+        target=target,
+        predictions=tuple(predictions),
+        facts=told,
+        asked=asked,
+        tensor_parallel=tensor_parallel,
+        unread=unread,
+    )
 
 
 class Reader:
@@ -272,8 +281,8 @@ def _with_nested(subject: Subject, directory: str) -> Subject:
                 headers[value] = read_header(file_at(os.path.join(directory, value), value))
             except HeaderProblem as problem:
                 unreadable[value] = "SHD002" if problem.about_size else "SHD001"
-            except (OSError, InvalidInput):
-                continue
+            except (OSError, ValueError, OverlayError):
+                continue  # nothing there, or a name that no file can have: no engine finds a header either
     return replace(subject, nested=tuple(nested), headers=headers, unreadable=unreadable)
 
 

@@ -169,6 +169,20 @@ def stack(opened: Sequence[Opened]) -> Opened:
     return replace(first, lock=None, lock_sha256=pinned, base=base, donors=donors, groups=groups)
 
 
+def require_known_donors(opened: Opened, places: Places) -> None:
+    """Refuse a local copy of a donor that no manifest names.
+
+    Raises:
+        UsageError: there is one; the names that there are, are said.
+    """
+    known = {name for group in opened.groups for layer in group for name in layer.manifest.donors}
+    unknown = sorted(places.donors.keys() - known)
+    if unknown:
+        names = ", ".join(sorted(known)) or "it names none"
+        problem = f"expected a donor of the manifest ({names}), found {unknown[0]}"
+        raise UsageError(problem, subject=opened.path, hint="--donor NAME=PATH, with a name that stands under donors:")
+
+
 def open_pair(base: str, graft: str, places: Places, name: str = "") -> Opened:
     """Read a base and a diff-only repository without a manifest, and derive the manifest that joins them.
 

@@ -12,13 +12,13 @@ from overlay.core.parts import Composition
 from overlay.core.planning import Plan, make_plan, require_fresh
 from overlay.core.progress import Reporter
 from overlay.core.target import TargetSeen
-from overlay.errors import Conflict, InvalidInput, UsageError
+from overlay.errors import Conflict, EnvironmentFault, InvalidInput, UsageError
 from overlay.formats import strict_json
 from overlay.formats.front_matter import read_front_matter
-from overlay.formats.names import CARD_NAME, REPOSITORY_MANIFEST, lock_path
+from overlay.formats.names import CARD_NAME, RECEIPT_NAME, REPOSITORY_MANIFEST, lock_path
 from overlay.running.locating import Places, place_of_document
 from overlay.running.locking import hold_against_lock, prove_composition
-from overlay.running.opening import Opened, open_manifest, open_pair, stack
+from overlay.running.opening import Opened, open_manifest, open_pair, require_known_donors, stack
 from overlay.running.proving import Proofs
 from overlay.running.verifying import check_receipt, check_touched
 from overlay.storage.files import read_document
@@ -59,6 +59,7 @@ def open_request(request: Request) -> Opened:
             if one.lock is not None:
                 hold_against_lock(one, one.compose())
     stacked = stack(opened)
+    require_known_donors(stacked, request.places)
     known = sorted({engine for group in stacked.groups for layer in group for engine in layer.manifest.engines})
     if request.engine and request.engine not in known:
         raise UsageError(
@@ -136,15 +137,25 @@ def _open_source(source: str, request: Request) -> Opened:
     manifest = manifest_in(place) if source else None
     if manifest is not None:
         return open_manifest(manifest, replace(request.places, confined=True), engine=request.engine)
+    if folder and not is_address(place) and os.path.lexists(os.path.join(place, RECEIPT_NAME)):
+        hint = f"overlay status {source}, or name the manifest that it was made from"
+        raise UsageError("expected a manifest or a diff-only repository, found a target", subject=source, hint=hint)
     graft = source or request.graft
-    base = request.places.base or (base_model_of(place) if folder else None)
+    named = base_model_of(place) if folder and request.places.base is None else None
+    base = request.places.base or named
     if base is None or graft is None:
         raise UsageError(
             "expected a manifest, or both --base and --graft",
             subject=source,
             hint="overlay apply --base BASE --graft GRAFT -o DIR; a card that names base_model stands for --base",
         )
-    return open_pair(base, graft, request.places)
+    try:
+        return open_pair(base, graft, request.places)
+    except EnvironmentFault as fault:
+        said = (f"the card of {source} names it as base_model; --base says otherwise",) if named else ()
+        raise EnvironmentFault(
+            fault.problem, subject=fault.subject, hint=fault.hint, others=(*fault.others, *said)
+        ) from None
 
 
 def manifest_in(folder: str) -> str | None:

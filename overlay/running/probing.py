@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from overlay.core.probing import (
     Acceptance,
@@ -247,7 +247,7 @@ def _read(server: Server, path: str, parse: Callable[[bytes], Value], body: dict
         raise EnvironmentFault(str(problem), subject=f"{server}{path}", hint=hint) from None
 
 
-def _refuse(server: Server, path: str, answer: Answer) -> None:
+def _refuse(server: Server, path: str, answer: Answer) -> NoReturn:
     """Say what a status other than 200 means.
 
     Raises:

@@ -6,9 +6,7 @@ untouched file, or is computed.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,7 +16,6 @@ from overlay.core.findings import Finding, about
 from overlay.core.parts import PatchedFile
 from overlay.core.progress import Reporter
 from overlay.core.publishing import (
-    CARD,
     LOCK_NAME,
     Destination,
     Item,
@@ -29,10 +26,10 @@ from overlay.core.publishing import (
     result_names,
 )
 from overlay.errors import InvalidInput, UsageError
-from overlay.formats.digest import sha256_of
+from overlay.formats.digest import git_hasher, sha256_of
 from overlay.formats.lock import MAX_LOCK_BYTES, Lock, LockProblems, parse_lock
 from overlay.formats.manifest import Manifest
-from overlay.formats.names import INDEX_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, lock_path
+from overlay.formats.names import CARD_NAME, INDEX_NAME, REPOSITORY_MANIFEST, SHARD_SUFFIX, lock_path
 from overlay.formats.references import HubReference, parse_reference
 from overlay.running.locating import Places
 from overlay.running.opening import open_manifest, read_manifest
@@ -47,7 +44,6 @@ _SKIPPED: Final = (".git", ".cache", ".overlay")
 """Folders that clients keep for themselves in a working copy; nothing of them is published or told."""
 _SKIPPED_FILES: Final = (".gitattributes", ".gitignore")
 _MAX_CARD_BYTES: Final = 4 * 1024 * 1024
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +158,13 @@ def read_card(repo: str, commit: str) -> bytes:
         InvalidInput: it is larger than a card can be.
     """
     remote = open_remote(f"hf://{repo}@{commit}")
-    file = remote.listing.files.get(CARD)
+    file = remote.listing.files.get(CARD_NAME)
     if file is None:
         return b""
     if file.size > _MAX_CARD_BYTES:
         problem = f"expected a card of at most {_MAX_CARD_BYTES} bytes, found {file.size}"
-        raise InvalidInput(problem, subject=f"hf://{repo}@{commit}/{CARD}")
-    return b"".join(remote.read(CARD, 0, file.size)) if file.size else b""
+        raise InvalidInput(problem, subject=f"hf://{repo}@{commit}/{CARD_NAME}")
+    return b"".join(remote.read(CARD_NAME, 0, file.size)) if file.size else b""
 
 
 def carry_out(plan: PublishPlan, *, bars: bool) -> Published:
@@ -317,5 +313,7 @@ def _private_places(folder: str) -> tuple[str, ...]:
 
 
 def _blob_id(data: bytes) -> str:
-    """The id that git gives these bytes: sha1 over ``blob <size>\\0`` and them (gitformat-loose)."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    """The id that git gives these bytes."""
+    digest = git_hasher(len(data))
+    digest.update(data)
+    return str(digest.hexdigest())

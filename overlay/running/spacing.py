@@ -43,7 +43,7 @@ def require_space_for(files: Iterable[FileSeen]) -> None:
     Raises:
         EnvironmentFault: too few bytes.
     """
-    folder = cache_root()
+    folder = os.path.abspath(cache_root())
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     status = os.statvfs(folder)

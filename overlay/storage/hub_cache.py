@@ -6,13 +6,9 @@ Layout (huggingface_hub 2.4): ``models--org--name/{refs/<revision>, snapshots/<c
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 
-from overlay.errors import EnvironmentFault
-from overlay.formats.references import HubReference
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+from overlay.formats.references import COMMIT
 
 
 def cache_root() -> str:
@@ -63,25 +59,6 @@ def find_blob(repo: str, digest: str, size: int) -> str | None:
     return None
 
 
-def find_snapshot(reference: HubReference, commit: str | None = None) -> str:
-    """The snapshot folder of `reference`, at the locked `commit` where there is one.
-
-    Raises:
-        EnvironmentFault: the cache does not hold it.
-    """
-    folder = repository_folder(reference.repo)
-    revision = commit or reference.revision or "main"
-    wanted = revision if _COMMIT.fullmatch(revision) else read_ref(reference.repo, revision)
-    path = os.path.join(folder, "snapshots", wanted)
-    if not wanted or not os.path.isdir(path):
-        raise EnvironmentFault(
-            f"expected revision {revision} in the local cache {cache_root()}, found none",
-            subject=f"hf://{reference.repo}",
-            hint=f"hf download {reference.repo} --revision {revision}, or name a local copy with --base or --donor",
-        )
-    return path
-
-
 def read_ref(repo: str, revision: str) -> str:
     """The commit that a branch or tag meant when the Hub client last asked; "" where it never did."""
     if ".." in revision.split("/"):
@@ -92,4 +69,4 @@ def read_ref(repo: str, revision: str) -> str:
             text = stream.read(100).strip()
     except OSError:
         return ""
-    return text if _COMMIT.fullmatch(text) else ""
+    return text if COMMIT.fullmatch(text) else ""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final
 
 from overlay.core.checkpoint import FileSeen
 from overlay.core.findings import Finding
 from overlay.errors import EnvironmentFault, InvalidInput
 from overlay.formats.names import NESTED_FOLDERS
+from overlay.formats.references import COMMIT
 from overlay.storage.files import explain_os_error, fingerprint_of, hint_for_errno, open_regular
 from overlay.storage.links import Roots, resolve
-
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 class LocalFolder:
@@ -26,7 +23,7 @@ class LocalFolder:
         self.roots = roots
         self.address = roots.own
         name, above = os.path.basename(roots.own), os.path.basename(os.path.dirname(roots.own))
-        self.commit = name if _COMMIT.fullmatch(name) and above == "snapshots" else None
+        self.commit = name if COMMIT.fullmatch(name) and above == "snapshots" else None
 
     def names(self, label: str) -> tuple[list[str], list[str]]:
         """Names at the top, and names in the nested folders that count.
@@ -64,8 +61,9 @@ class LocalFolder:
             raise EnvironmentFault(problem, subject=name, hint=hint_for_errno(error.errno)) from None
 
     def is_folder(self, name: str) -> bool:
-        """Whether `name` is a folder, itself not a link."""
-        return stat.S_ISDIR(os.lstat(os.path.join(self.roots.own, name)).st_mode)
+        """Whether `name` is a folder, itself not a link; what is gone by now is none."""
+        path = os.path.join(self.roots.own, name)
+        return os.path.isdir(path) and not os.path.islink(path)
 
     def expect_headers(self, files: Iterable[FileSeen], index: object) -> None:
         """Nothing to prepare: a header costs one read."""

@@ -7,14 +7,13 @@ rest.  What a shard says of its length is not believed beyond the format's limit
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from overlay.formats.digest import SHA256_HEX, sha256_of
 from overlay.formats.header import LENGTH_BYTES, HeaderProblem, parse_header, read_length
 from overlay.storage.files import explain_os_error, open_regular, read_exactly
+from overlay.storage.parallel import in_parallel
 from overlay.storage.private_cache import keep_file, recall_file
 from overlay.storage.remote import Remote, RemoteFile
 
@@ -47,7 +46,7 @@ def read_headers(repository: Remote, names: Sequence[str], guesses: Mapping[str,
     def fetch(name: str) -> bytes:
         return _header(repository, repository.listing.files[name], guesses.get(name, USUAL_BYTES))
 
-    return _in_parallel(fetch, list(dict.fromkeys(names)))
+    return in_parallel(fetch, list(dict.fromkeys(names)), THREADS)
 
 
 def _header(repository: Remote, file: RemoteFile, guess: int) -> bytes:
@@ -93,36 +92,3 @@ def _key(address: str, file: RemoteFile) -> tuple[str, ...]:
         # Another Hub may state the sha256 of a file that it does not have.
         name = sha256_of(f"{endpoint}\0{name}".encode("utf-8", "surrogateescape"))
     return "headers", name[:2], name
-
-
-def _in_parallel(fetch: Callable[[str], bytes], names: Sequence[str]) -> dict[str, bytes]:
-    """`fetch` of each name, in threads that an interrupt does not wait for."""
-    todo: queue.SimpleQueue[str] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[str, bytes | BaseException]] = queue.SimpleQueue()
-    stop = threading.Event()
-    for name in names:
-        todo.put(name)
-
-    def work() -> None:
-        while not stop.is_set():
-            try:
-                name = todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((name, fetch(name)))
-            except BaseException as error:  # it goes to the caller
-                done.put((name, error))
-
-    for _ in range(min(THREADS, len(names))):
-        threading.Thread(target=work, daemon=True, name="headers").start()
-    results: dict[str, bytes] = {}
-    try:
-        while len(results) < len(names):
-            name, result = done.get()
-            if isinstance(result, BaseException):
-                raise result
-            results[name] = result
-    finally:
-        stop.set()
-    return results

@@ -67,7 +67,7 @@ def open_remote(address: str) -> Remote:
 def remote_of(file: FileSeen) -> tuple[Remote, str]:
     """The repository that holds a file elsewhere, and the file's path there."""
     match = _HUB.match(file.location)
-    known = [key[0] for key in _opened if file.location.startswith(f"{key[0]}/")]
+    known = [key[0] for key in list(_opened) if file.location.startswith(f"{key[0]}/")]
     address = match[0] if match else max(known, key=len, default=file.location.rpartition("/")[0])
     return open_remote(address), file.location[len(address) + 1 :]
 

@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 
+from overlay import api
 from tests.engines.tiny import (
     CONFIGS,
     DRAFT,
     DRAFT_SHARD,
     MODELOPT,
+    PACKED,
     Tiny,
     bf16,
     good,
     ignoring,
+    int4,
     layer,
     nvfp4,
+    quantised,
     trunk,
 )
 from tests.oracles.checkpoints import families, write_pair
@@ -228,3 +232,31 @@ def target(folder: Path) -> str:
     return str(
         overlay("lint", folder, "--engine", "transformers", "--json").document["engines"]["transformers"]["target"]
     )
+
+
+def test_a_fixed_manifest_is_looked_at_for_as_many_ranks_as_the_checkpoint_was(tmp_path: Path) -> None:
+    folder = quantised("deepseek_v3", PACKED, int4, int4).write(tmp_path / "base")
+    found = api.lint(str(folder), ["vllm"], tensor_parallel=2)
+
+    again = api.fix(found, str(tmp_path / "fixed.yaml"))
+
+    assert ("refuses", "refuses") == (found.predictions[0].target, again.predictions[0].target)
+
+
+def test_the_engines_that_were_asked_are_asked_again(tmp_path: Path) -> None:
+    found = api.lint(str(good().write(tmp_path / "base")), ["sglang", "vllm==0.33.0"])
+
+    again = api.fix(found, str(tmp_path / "fixed.yaml"))
+
+    assert [one.engine for one in found.predictions] == [one.engine for one in again.predictions]
+
+
+@pytest.mark.parametrize("place", ["base/fixed.yaml", "base/sub/fixed.yaml", "link/fixed.yaml"])
+def test_nothing_is_written_below_the_checkpoint(tmp_path: Path, place: str) -> None:
+    folder = good().write(tmp_path / "base")
+    (folder / "sub").mkdir()
+    (tmp_path / "link").symlink_to(folder / "sub")
+    before = contents_of(folder)
+
+    assert 4 == fix(folder, "vllm", tmp_path / place).code
+    assert before == contents_of(folder)

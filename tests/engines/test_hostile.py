@@ -121,7 +121,9 @@ def test_a_number_of_layers_that_no_model_has_is_noted(tmp_path: Path, layers: i
 
 
 @pytest.mark.parametrize(
-    "value", ["../../etc/x.safetensors", "/dev/zero", "/etc/passwd", "a\x00b.safetensors", "", 7, "💥.safetensors"]
+    "value",
+    ["../../etc/x.safetensors", "/dev/zero", "/etc/passwd", "a\x00b.safetensors", "", 7, "💥.safetensors"]
+    + [f"{name}{rest}" for name in ("x" * 5000, "\ud800") for rest in (".safetensors", "/a.safetensors")],
 )
 def test_an_index_that_names_anything(tmp_path: Path, value: object) -> None:
     folder = good().write(tmp_path / "checkpoint")

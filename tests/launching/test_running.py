@@ -127,6 +127,23 @@ def test_the_container_sees_the_file(serve: Path) -> None:
     assert f"{path}:{path}:ro" in said
 
 
+def test_a_file_that_was_not_written_is_not_told_of(serve: Path) -> None:
+    overlay("verify", "serve", "--level", "content")
+    (serve / small.NEW).unlink()
+
+    found = api.launch("serve", "sglang", checksum="sums.json", verify=True)
+
+    assert (False, None) == (found.ok, found.checksum)
+    assert not Path("sums.json").exists()
+
+
+def test_nothing_is_written_for_a_container_that_there_cannot_be(serve: Path) -> None:
+    overlay("verify", "serve", "--level", "content")
+
+    assert 2 == checksums("--docker", "").code
+    assert not Path("sums.json").exists()
+
+
 # Running it
 
 _SERVER = """#!/bin/sh

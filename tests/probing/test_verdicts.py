@@ -10,6 +10,7 @@ import pytest
 
 from overlay import api
 from overlay.core.probing import GARBAGE_BELOW, Probe
+from overlay.errors import UsageError
 from overlay.running import probing
 from tests.probing.servers import VLLM, Engine, SGLang, serving
 from tests.support.commands import overlay
@@ -261,3 +262,9 @@ def test_prompts_come_from_a_file(tmp_path: Path) -> None:
         overlay("probe", url, "--prompts", tmp_path / "prompts.txt")
 
     assert ["Grüße", "Grüße", "  two "] == [asked["prompt"] for asked in engine.bodies]
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), 1e10])
+def test_a_time_that_nobody_can_wait_for_is_refused(timeout: float) -> None:
+    with pytest.raises(UsageError, match="expected a timeout"):
+        api.probe("http://127.0.0.1:9", timeout=timeout)

@@ -47,11 +47,21 @@ def test_a_cache_that_is_full_is_said_in_one_line_with_its_hint(
 
     assert 5 == ended.returncode, ended.stderr
     first, second, *rest = ended.stderr.splitlines()
-    assert first.startswith("error: hf://org/base@")
-    assert first.endswith("the system says: No space left on device")
+    assert first.startswith(f"error: {small_disk}/huggingface/hub: expected ")
+    assert "bytes of free space for what is to be fetched, found " in first
     assert second.startswith("hint: free space")
     assert [] == rest
     assert not (tmp_path / "serve").exists()
+
+
+def test_a_cache_that_is_named_relatively_and_not_there_yet_has_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", "not/there")
+    program = "from overlay.running.spacing import require_space_for; require_space_for([])"
+
+    assert 0 == subprocess.run([sys.executable, "-c", program], timeout=20).returncode
 
 
 def test_the_hint_about_a_cached_file_of_another_size_mends_it(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -250,3 +250,26 @@ def test_a_config_that_is_too_large_is_an_error(tmp_path: Path) -> None:
     ended = overlay("verify", folder)
     assert ended.code == 1
     assert "CFG001 config.json: expected at most" in ended.output
+
+
+def test_a_target_is_no_manifest_and_an_unknown_donor_is_named(hub: LoopbackHub, tmp_path: Path) -> None:
+    local = write_graft(tmp_path / "local")
+    assert overlay("apply", local, "-o", tmp_path / "serve").code == 0
+
+    target = overlay("apply", tmp_path / "serve", "-o", tmp_path / "other")
+    assert (target.code, "found a target" in str(target.refusal)) == (2, True)
+    for verb in (["lock"], ["plan", "-o", tmp_path / "x"], ["build", "-o", tmp_path / "y"]):
+        unknown = overlay(*verb, local, "--donor", "bf17=/nowhere")
+        assert (unknown.code, "expected a donor of the manifest (bf16), found bf17" in str(unknown.refusal)) == (
+            2,
+            True,
+        )
+
+
+def test_a_base_that_only_a_card_names_is_said_to_come_from_there(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.seed("me/bare", {"README.md": b"---\nbase_model: org/gone\n---\n", GRAFT_SHARD: donor().files()[GRAFT_SHARD]})
+
+    ended = overlay("apply", "hf://me/bare", "-o", tmp_path / "serve")
+    assert ended.code == 5
+    assert ended.refusal is not None
+    assert "the card of hf://me/bare names it as base_model" in " ".join(ended.refusal.others)

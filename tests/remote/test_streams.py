@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from overlay.core.checkpoint import TensorSource
@@ -46,3 +44,15 @@ def test_an_empty_tensor_hides_none_that_begins_where_it_does(
     found = [b"".join(map(bytes, streams.blocks(source))) for source in sources]
 
     assert [CONTENT[source.begin : source.end] for source in sources] == found
+
+
+def test_what_was_fetched_of_an_empty_tensor_stands_for_it_alone(tensors: dict[str, TensorSource]) -> None:
+    empty, whole = tensors["empty"], tensors["all"]
+    fetched = {
+        source.extent: source._replace(begin=source.begin + 100, end=source.end + 100) for source in (whole, empty)
+    }
+
+    with Donors(fetched) as donors:
+        found = [donors.here(source) for source in (empty, whole, tensors["end"])]
+
+    assert [(100, 100), (100, SIZE + 100), (SIZE - 9, SIZE)] == [(source.begin, source.end) for source in found]

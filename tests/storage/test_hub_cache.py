@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.errors import EnvironmentFault
-from overlay.formats.references import HubReference
-from overlay.storage.hub_cache import cache_root, find_snapshot
+from overlay.storage.hub_cache import cache_root, read_ref, snapshot_folder
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -26,49 +24,20 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("revision", "locked", "commit"),
-    [
-        ("", None, NEW),
-        ("main", None, NEW),
-        ("pr/1", None, OLD),
-        (OLD, None, OLD),
-        ("main", OLD, OLD),
-        ("", OLD, OLD),
-        ("gone", NEW, NEW),
-    ],
-)
-def test_a_revision_leads_to_its_snapshot_and_a_locked_commit_goes_first(
-    revision: str, locked: str | None, commit: str, repository: Path
-) -> None:
-    found = find_snapshot(HubReference("org/name", revision), locked)
-
-    assert str(repository / "snapshots" / commit) == found
+@pytest.mark.parametrize(("revision", "commit"), [("main", NEW), ("pr/1", OLD), ("gone", ""), ("../snapshots", "")])
+def test_a_ref_leads_to_its_commit(revision: str, commit: str, repository: Path) -> None:
+    assert commit == read_ref("org/name", revision)
 
 
 @pytest.mark.parametrize("text", ["", "main", "a" * 39, "a" * 41, "../../outside", "A" * 40, "\u00e9" * 40])
 def test_a_ref_that_holds_no_commit_leads_nowhere(text: str, repository: Path) -> None:
     (repository / "refs" / "main").write_bytes(text.encode())
 
-    with pytest.raises(EnvironmentFault):
-        find_snapshot(HubReference("org/name", "main"))
+    assert not read_ref("org/name", "main")
 
 
-@pytest.mark.parametrize(("repo", "revision"), [("org/other", "main"), ("org/name", "gone"), ("org/name", "c" * 40)])
-def test_what_is_not_there_is_said_with_the_command_that_fetches_it(repo: str, revision: str, repository: Path) -> None:
-    with pytest.raises(EnvironmentFault) as fault:
-        find_snapshot(HubReference(repo, revision))
-
-    assert f"hf://{repo}" == fault.value.subject
-    assert f"expected revision {revision} in the local cache {repository.parent}" in str(fault.value)
-    assert f"hf download {repo} --revision {revision}" in str(fault.value.hint)
-
-
-def test_a_snapshot_whose_ref_outlived_it_is_not_there(repository: Path) -> None:
-    (repository / "snapshots" / NEW).rmdir()
-
-    with pytest.raises(EnvironmentFault):
-        find_snapshot(HubReference("org/name", "main"))
+def test_a_commit_has_a_folder_whether_or_not_it_is_there(repository: Path) -> None:
+    assert str(repository / "snapshots" / NEW) == snapshot_folder("org/name", NEW)
 
 
 def test_the_cache_is_where_the_client_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

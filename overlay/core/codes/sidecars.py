@@ -21,7 +21,7 @@ SIDECARS: Final[dict[str, Meaning]] = {
         {
             VLLM: "ValueError that names the layer (before 0.17: drafts from uninitialised memory)",
             SGLANG: "loads silently; every draft is rejected (accept length 1.000)",
-            TRANSFORMERS: "ignores draft layers",
+            TRANSFORMERS: "loads the model; generate(use_mtp=True) is refused",
         },
         "Tools that quantise or merge a checkpoint through transformers never load the draft layer, so that it is not in "
         "what they write; config.json still declares it. A draft without weights costs time and gains nothing.",

@@ -7,7 +7,6 @@ for every program that reads it.  So what was fetched here is hashed, and taken 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any, Final
 from overlay.core.checkpoint import FileSeen
 from overlay.core.progress import Advance
 from overlay.errors import EnvironmentFault, Mismatch, OverlayError
-from overlay.formats.digest import SHA256_HEX
+from overlay.formats.digest import SHA256_HEX, git_hasher
 from overlay.storage.files import explain_os_error, open_regular
 from overlay.storage.hashing import BLOCK, hash_file
 from overlay.storage.hub.environment import (
@@ -209,15 +208,15 @@ def _sha256_of(seen: FileSeen) -> str:
 
 
 def _git_id_of(seen: FileSeen) -> str:
-    """``sha1("blob <size>\\0" + bytes)``, as git names the contents of a file."""
-    digest = hashlib.sha1(b"blob %d\0" % seen.size, usedforsecurity=False)
+    """Git's name for the contents of a file."""
+    digest = git_hasher(seen.size)
     try:
         with open_regular(seen.location) as descriptor:
             while block := os.read(descriptor, BLOCK):
                 digest.update(block)
     except OSError as error:
         raise explain_os_error(error, seen.location) from None
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def _blob_name(path: str) -> str:

@@ -77,7 +77,7 @@ def offline_fault(subject: str) -> EnvironmentFault:
     return EnvironmentFault(
         "expected it on this machine, since HF_HUB_OFFLINE is set; found nothing there",
         subject=subject,
-        hint=f"{command}, once HF_HUB_OFFLINE is unset, or name a local copy with --base or --donor",
+        hint=f"unset HF_HUB_OFFLINE; then {command} fetches all of it, and overlay what a command needs",
     )
 
 

@@ -6,7 +6,6 @@ A commit is asked for once, and everything after names it: a branch that moves i
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Final
@@ -15,7 +14,7 @@ from urllib.parse import quote
 from overlay.core.progress import Advance
 from overlay.errors import EnvironmentFault, InvalidInput, Mismatch
 from overlay.formats.digest import sha256_of
-from overlay.formats.references import HubReference
+from overlay.formats.references import COMMIT, HubReference
 from overlay.storage.files import explain_os_error, open_regular
 from overlay.storage.hub.environment import api_url, is_xet_usable, offline_fault, require_online
 from overlay.storage.hub.faults import Place
@@ -29,7 +28,6 @@ from overlay.storage.hub_cache import find_blob, is_offline, read_ref, snapshot_
 from overlay.storage.private_cache import keep_file, recall_file
 from overlay.storage.remote import Listing, RemoteFile
 
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _XET_TRIES: Final = 2
 """Failures of the chunk store in a row, after which a range is read over HTTP: networks exist that block the one."""
 
@@ -43,7 +41,7 @@ def resolve_commit(reference: HubReference) -> str:
     Raises:
         EnvironmentFault: it cannot be reached, and the cache does not know either; or it does not have this revision.
     """
-    if _COMMIT.fullmatch(reference.revision):
+    if COMMIT.fullmatch(reference.revision):
         return reference.revision
     revision = reference.revision or "main"
     known = _recall(reference.repo, revision) or read_ref(reference.repo, revision)
@@ -61,7 +59,7 @@ def resolve_commit(reference: HubReference) -> str:
             return known
         raise
     commit = document.get("sha") if isinstance(document, dict) else None
-    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         problem = "expected the commit of this revision, found none"
         raise EnvironmentFault(problem, subject=str(place), hint="check HF_ENDPOINT")
     keep_file(_ref_key(reference.repo, revision), commit.encode())
@@ -78,7 +76,7 @@ def _ref_key(repo: str, revision: str) -> tuple[str, ...]:
 def _recall(repo: str, revision: str) -> str:
     """The commit that this branch or tag meant when it was last asked for here; "" where it never was."""
     kept = (recall_file(_ref_key(repo, revision)) or b"").decode(errors="replace")
-    return kept if _COMMIT.fullmatch(kept) else ""
+    return kept if COMMIT.fullmatch(kept) else ""
 
 
 def open_repository(repo: str, commit: str) -> HubRepository:

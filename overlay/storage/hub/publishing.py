@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from overlay.errors import Conflict, EnvironmentFault, InvalidInput, OverlayError
+from overlay.formats.names import CARD_NAME
 from overlay.formats.references import HubReference, parse_reference
-from overlay.storage.hub.environment import endpoint, hub_headers, require_online
+from overlay.storage.hub.environment import LIBRARY, endpoint, hub_headers, require_online
 from overlay.storage.hub.faults import Place, clean, fault_of_error
 from overlay.storage.hub.session import hub_session, watched
 
@@ -126,7 +127,7 @@ def _upload(api: HfApi, repo: str, files: Sequence[File], operations: Sequence[A
 
 def _check_card(repo: str, files: Sequence[File]) -> None:
     """Ask the Hub whether it takes the card, before anything large is sent; the commit asks again."""
-    text = next((file.source for file in files if file.path == "README.md" and isinstance(file.source, bytes)), None)
+    text = next((file.source for file in files if file.path == CARD_NAME and isinstance(file.source, bytes)), None)
     if text is None:
         return
     body = {"content": text.decode(errors="replace"), "repoType": "model"}
@@ -137,7 +138,7 @@ def _check_card(repo: str, files: Sequence[File]) -> None:
         except (ValueError, KeyError, TypeError):
             said = answer.text
         hint = "mend the front matter of README.md, or the licence of the manifest, then run the command again"
-        raise InvalidInput(f"expected a card that the Hub takes, found: {clean(said)}", subject="README.md", hint=hint)
+        raise InvalidInput(f"expected a card that the Hub takes, found: {clean(said)}", subject=CARD_NAME, hint=hint)
 
 
 def _operation(file: File) -> Any:
@@ -161,7 +162,7 @@ def _api() -> HfApi:
     from huggingface_hub import HfApi
 
     hub_headers()  # a token that cannot be sent is found here, where it has a name
-    return HfApi(endpoint=endpoint(), library_name="checkpoint-overlay")
+    return HfApi(endpoint=endpoint(), library_name=LIBRARY)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from overlay.formats.digest import sha256_of
 from overlay.storage.folders import fsync_folder, refused
 from overlay.storage.proofs import cache_folder
 from overlay.storage.remote import RemoteFile
+from overlay.storage.shard_writer import write_all
 
 FOLDER: Final = "stores"
 _PART: Final = ".part-"
@@ -56,8 +57,10 @@ def keep(path: str, size: int, pieces: Iterable[bytes], advance: Advance) -> Non
     except OSError as error:
         raise refused(error, path) from None
     try:
+        at = 0
         for piece in pieces:
-            _write_all(descriptor, piece)
+            write_all(descriptor, piece, at)
+            at += len(piece)
             advance(len(piece))
         os.fchmod(descriptor, 0o444)
         os.fsync(descriptor)
@@ -101,9 +104,3 @@ def _require_space(path: str, size: int) -> None:
     if size > free:
         hint = "free space, or let OVERLAY_CACHE name a folder on another file system"
         raise EnvironmentFault(f"expected {size} bytes of free space, found {free}", subject=path, hint=hint)
-
-
-def _write_all(descriptor: int, piece: bytes) -> None:
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(descriptor, view) :]
