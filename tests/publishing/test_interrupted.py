@@ -211,3 +211,21 @@ def test_a_shard_that_changes_after_it_was_proved_is_not_committed(hub: Loopback
     assert ended.refusal is not None
     assert (4, before) == (ended.code, hub.head(REPO).id)
     assert 1 == overlay("publish", built, f"hf://{REPO}").code  # it is not what the lock pins
+
+
+def test_a_repository_that_somebody_made_meanwhile_is_not_written_to(hub: LoopbackHub, tmp_path: Path) -> None:
+    seed(hub)
+    built = build(tmp_path)
+
+    def outrun(request: Request, answer: Answer) -> Response:
+        if request.path == "/api/repos/create" and "README.md" not in theirs:
+            theirs["README.md"] = b"# Theirs\n"
+            hub.seed(REPO, theirs)
+        return answer(request)
+
+    theirs: dict[str, bytes] = {}
+    with hub.failing(outrun):
+        ended = publish(built)
+
+    assert (4, "found one that was made since the plan" in str(ended.refusal)) == (ended.code, True)
+    assert set(hub.files(REPO)) == {"README.md"}

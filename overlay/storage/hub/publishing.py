@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _BAD_REQUEST: Final = 400
+_TAKEN: Final = 409
+"""Status of the creation of a repository that is there."""
 _STALE: Final = 412
 """Status of a commit whose parent is not the head any more."""
 
@@ -73,13 +75,22 @@ def find_head(repo: str) -> str | None:
 
 
 def create(repo: str, *, private: bool) -> str:
-    """Make the repository, unless it is there; gives back its head.
+    """Make the repository, which is not there; gives back its head.
 
     Raises:
+        Conflict: somebody has made it since it was looked for.
         EnvironmentFault: the Hub cannot be reached, or refuses.
     """
+    from huggingface_hub.errors import HfHubHTTPError
+
     with _explained(repo):
-        _api().create_repo(repo, private=private, repo_type="model", exist_ok=True)
+        try:
+            _api().create_repo(repo, private=private, repo_type="model", exist_ok=False)
+        except HfHubHTTPError as error:
+            if error.response.status_code != _TAKEN:
+                raise
+            problem = "expected no repository of this name, found one that was made since the plan"
+            raise Conflict(problem, subject=f"hf://{repo}", hint=_AGAIN) from None
     head = find_head(repo)
     if head is None:
         raise EnvironmentFault("expected the repository that was made, found none", subject=f"hf://{repo}")
