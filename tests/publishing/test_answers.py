@@ -15,7 +15,6 @@ NO_ANSWERS = {
     "head": (f"/api/models/{REPO}", PAGE),
     "head without a word": (f"/api/models/{REPO}", faults.edited(lambda document: [])),
     "create": ("/api/repos/create", PAGE),
-    "create without an address": ("/api/repos/create", faults.refused(409, "exists")),
     "card": ("/api/validate-yaml", PAGE),
     "preupload": ("*/preupload/*", PAGE),
     "commit": ("*/commit/*", PAGE),
