@@ -75,7 +75,7 @@ DRAFT_CODES: Final[dict[str, Meaning]] = {
     "QNT002": Meaning(
         _E,
         "a module is stored in another scheme than the config assigns to it",
-        "add it to ignore in config.json and to exclude_modules in hf_quant_config.json, or convert it: overlay lint --fix",
+        "except it in both quantisation configs (overlay lint CHECKPOINT --fix -o FILE writes that), or convert it",
         {VLLM: "KeyError, AssertionError, or experts that are half filled", SGLANG: "KeyError or a silent draft"},
         "Engines build modules from config.json, not from the headers. vLLM builds the draft layer with the target's "
         "declaration under its name in the checkpoint, model.layers.N.",
@@ -183,7 +183,7 @@ DRAFT_CODES: Final[dict[str, Meaning]] = {
     "QNT016": Meaning(
         _E,
         "vLLM builds the draft's output layer in NVFP4",
-        "add model.layers.N.head to ignore in config.json",
+        "except the draft's head too, or all of its layer: overlay lint CHECKPOINT --fix -o FILE writes that",
         {VLLM: "RuntimeError: NVFP4 weight_scale … was never loaded (since 0.30); GLM-4: size of tensor"},
         "The draft's shared head is built under the name model.layers.N.head, which an entry lm_head does not describe.",
     ),
