@@ -117,7 +117,7 @@ MANIFESTS: list[tuple[str, Damage, tuple[str, ...]]] = [
         (f"recipe/{NEW}", "outside"),
     ),
     ("a file that is a FIFO", all_of(_with("files: {x.txt: {from: x}}"), fifo("recipe/x")), ("recipe/x", "a FIFO")),
-    ("a base of another scheme", replace(FILE, "base: ../base", "base: s3://x/y"), (FILE, "5:", "base", "s3://x/y")),
+    ("a base of another scheme", replace(FILE, "base: ../base", "base: ftp://x/y"), (FILE, "5:", "base", "ftp://x/y")),
     ("a base with a control character", replace(FILE, "base: ../base", 'base: "a\\0b"'), (FILE, "5:", "base")),
     ("a Hub base without a name", replace(FILE, "base: ../base", "base: hf://org"), (FILE, "5:", "base", "hf://org")),
     ("a Hub base that climbs out", replace(FILE, "base: ../base", "base: hf://../.."), (FILE, "5:", "base", "hf://..")),

@@ -17,6 +17,8 @@ from huggingface_hub.utils import build_hf_headers, get_session, httpx
 from tests.loopback_hub import LoopbackHub, Seed, faults
 from tests.loopback_hub.faults import LISTING, Fault, Where, bytes_of, when
 
+pytestmark = pytest.mark.slow  # of the Hub that tests talk to, not of what is tested
+
 REPO = "org/name"
 SHARD = "model.safetensors"
 DATA = bytes(range(256)) * 1200

@@ -18,6 +18,8 @@ from tests.loopback_hub import LoopbackHub
 from tests.loopback_hub.faults import Answer, Where, dropped, dropped_after, server_error, when
 from tests.loopback_hub.messages import Request, Response
 
+pytestmark = pytest.mark.slow  # of the Hub that tests talk to, not of what is tested
+
 REPO = "org/name"
 SHARD = "model.safetensors"
 DATA = bytes(range(256)) * 2000

@@ -13,6 +13,8 @@ from huggingface_hub.utils import httpx
 
 from tests.loopback_hub import LoopbackHub
 
+pytestmark = pytest.mark.slow  # of the Hub that tests talk to, not of what is tested
+
 REPO = "org/name"
 API = f"/api/models/{REPO}"
 FILES = {"config.json": b"{}\n", "sub/a.json": b"a", "model.safetensors": b"0123456789" * 1000}

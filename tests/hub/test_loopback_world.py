@@ -14,6 +14,8 @@ from huggingface_hub.utils import get_session
 
 from tests.loopback_hub import LoopbackHub
 
+pytestmark = pytest.mark.slow  # of the Hub that tests talk to, not of what is tested
+
 REPO = "org/name"
 SHARD = "model.safetensors"
 DATA = bytes(range(256)) * 400

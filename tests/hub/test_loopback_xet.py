@@ -18,6 +18,8 @@ from huggingface_hub.hf_api import RepoFile
 from tests.loopback_hub import LoopbackHub, Seed
 from tests.loopback_hub.faults import Where, refused, when
 
+pytestmark = pytest.mark.slow  # of the Hub that tests talk to, not of what is tested
+
 hf_xet = pytest.importorskip("hf_xet")
 
 REPO = "org/name"
