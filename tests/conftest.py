@@ -12,7 +12,7 @@ pytest_plugins = ["tests.loopback_hub.fixtures"]
 
 # The default run tries the same examples every time, so that it passes here when it passes there; `make test-slow` draws
 # new ones, through HYPOTHESIS_RANDOM=1.
-settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
 if not os.environ.get("HYPOTHESIS_RANDOM"):
     settings.load_profile("same")
 
